@@ -1,0 +1,55 @@
+"""attnbench: the bench on which attention mechanisms are proven. All that a plugin imports is here."""
+
+from pathlib import Path
+
+if (Path(__file__).parent.parent / "pyproject.toml").is_file():  # a checkout: conf/ and plugins/ lie beside this folder
+    __path__.append(str(Path(__file__).parent.parent))
+
+from attnbench.hookspecs import Register, hookimpl
+from attnbench.interfaces import (
+    Attention,
+    AttentionMap,
+    MakeAttention,
+    MakeScore,
+    Prediction,
+    ScoringFunction,
+    Split,
+    Task,
+)
+from attnbench.masking import (
+    NORMALISERS,
+    Normaliser,
+    check_mask,
+    hide_masked,
+    masked_entmax15,
+    masked_softmax,
+    masked_sparsemax,
+    valid_lengths_to_mask,
+)
+from attnbench.registry import build
+from attnbench.schema import UsageError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NORMALISERS",
+    "Attention",
+    "AttentionMap",
+    "MakeAttention",
+    "MakeScore",
+    "Normaliser",
+    "Prediction",
+    "Register",
+    "ScoringFunction",
+    "Split",
+    "Task",
+    "UsageError",
+    "build",
+    "check_mask",
+    "hide_masked",
+    "hookimpl",
+    "masked_entmax15",
+    "masked_softmax",
+    "masked_sparsemax",
+    "valid_lengths_to_mask",
+]

@@ -1,0 +1,253 @@
+"""The contracts between the bench and what plugs into it: a scoring function, an attention module, a task.
+
+*Before `*`, the framework supplies; after `*`, the user configures.* A component's keyword-only constructor
+arguments, each typed and with a default, are its configuration: the words on the command line, in `--help`, in the
+run folder. Shapes: B examples, Q queries, K keys, H heads, Dq, Dk and Dv the widths of a query, a key and a value.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from torch.utils.data import Dataset
+    from torchmetrics import Metric
+
+Split = Literal["train", "val", "test"]
+
+
+class ScoringFunction(nn.Module, ABC):
+    """How well a query and a key match: `__init__(query_dim, key_dim, *, options...)`.
+
+    A constructor raises ValueError when it cannot take these widths, and says which it could take.
+    """
+
+    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
+    excused: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def forward(
+        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
+    ) -> Float[Tensor, "*batch Q K"]:
+        """Score every query against every key. The leading dimensions broadcast."""
+
+    def factor(
+        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
+    ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]] | None:
+        """Give (q', k') with score = q'·k', so that a fused kernel can be used; None where there is no such pair.
+
+        A term of the query alone may be left out: it is the same for all keys, and softmax cancels it.
+        """
+        return None
+
+
+@runtime_checkable
+class MakeScore(Protocol):
+    """Makes the chosen scoring function for given widths. A scoring class is one: `Soft(8, 8, 8, Dot)`."""
+
+    def __call__(self, query_dim: int, key_dim: int) -> ScoringFunction:
+        """Make it; raises ValueError when it cannot take these widths."""
+
+
+class Attention(nn.Module, ABC):
+    """Where to look, and what is seen there: `__init__(query_dim, key_dim, value_dim, score, *, options...)`.
+
+    `score` (a `MakeScore`) is left out of the signature by a mechanism that uses no scoring function. A constructor
+    sets `out_dim`, the width of the context, and raises ValueError when it cannot take these widths.
+    """
+
+    #: True for a mechanism that moves from where it looked before: it is called one query at a time, and `previous`
+    #: is the weights that it gave at the last call, None at the first.
+    recurrent: ClassVar[bool] = False
+    #: True for a mechanism that goes by the place of a query among the queries: a host that asks one query after
+    #: the other hands it all of them so far.
+    positional: ClassVar[bool] = False
+    #: False for a mechanism that does not look at keys one against the other: it has no weights to give, and raises
+    #: ValueError when asked for them.
+    has_weights: ClassVar[bool] = True
+    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
+    excused: ClassVar[Mapping[str, str]] = {}
+
+    out_dim: int
+
+    @abstractmethod
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B H Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
+        """Give the context and the weights, [B, H, Q, K], head by head.
+
+        `mask` is True where a query may attend; a row that may attend nothing gives zeros, never NaN.
+        With `need_weights=False` the weights are None, and a fused kernel may be used; the context is the same.
+        """
+
+    def penalty(self, weights: Float[Tensor, "B H Q K"]) -> Float[Tensor, ""] | None:
+        """Give what these weights add to the training loss, a mean over the batch; None where they add nothing.
+
+        A class that overrides this is asked for its weights at each training step, whatever the task.
+        """
+        return None
+
+    if TYPE_CHECKING:  # nn.Module.__call__ hides forward's types from a type checker
+
+        def __call__(
+            self,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            mask: Tensor | None = None,
+            *,
+            previous: Tensor | None = None,
+            need_weights: bool = True,
+        ) -> tuple[Tensor, Tensor | None]:
+            """Call `forward`."""
+
+
+@runtime_checkable
+class MakeAttention(Protocol):
+    """Makes the chosen attention module for given widths: what a task's host fills its slot with."""
+
+    def __call__(self, query_dim: int, key_dim: int, value_dim: int) -> Attention:
+        """Make it; raises ValueError when it cannot take these widths."""
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """The weights of one example, to be drawn.
+
+    Attributes:
+        weights: [H, Q, K].
+        rows: Q labels, what each query is.
+        columns: K labels, what each key is.
+        mask: [Q, K], True where the query may attend; None where it may attend everything.
+        title: what the example is.
+        truth: [Q, K], True at the keys that hold what the query is to write, where the task knows; a row of False has
+            no such keys. `attention/alignment` is measured against it.
+    """
+
+    weights: Tensor
+    rows: Sequence[str]
+    columns: Sequence[str]
+    mask: Tensor | None = None
+    title: str = ""
+    truth: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a trained model makes of one text.
+
+    Attributes:
+        label: the answer.
+        probability: of the answer, by the model.
+        looked: the weights of the text's words, one row for each query; None where attention has none to give.
+    """
+
+    label: str
+    probability: float
+    looked: AttentionMap | None = None
+
+
+class Task(ABC):
+    """Something to be solved with attention: data, a host model with a slot, metrics: `__init__(*, options...)`.
+
+    A batch is a tuple of tensors whose first dimension is B (a NamedTuple reads best).
+    """
+
+    #: What the task overrides in the run's config, as Hydra writes it: {"optimizer": {"lr": 1e-3}}, and under
+    #: "defaults" what it chooses, [{"override /attention": "multihead"}]. The command line wins over it.
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    #: The metric that chooses the checkpoint, a key of `metrics()`; whether more of it is better; and the value at
+    #: which nothing is left to gain, so that training may stop.
+    primary: ClassVar[str]
+    mode: ClassVar[Literal["max", "min"]] = "max"
+    goal: ClassVar[float] = 1.0
+    #: True if the host calls attention one query at a time when it is recurrent, and hands it `previous`.
+    stepwise: ClassVar[bool] = False
+    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
+    excused: ClassVar[Mapping[str, str]] = {}
+
+    def prepare(self) -> None:  # noqa: B027 (nothing to prepare is the usual case)
+        """Fetch and prepare what `data` reads. Called once on each machine, before anything else but `restore`."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write what the weights mean nothing without, a vocabulary, into the run folder. Called after `prepare`."""
+
+    def restore(self, folder: Path) -> None:  # noqa: B027
+        """Read what `save` wrote. Called before `prepare` and `model` when a run is resumed, evaluated or used.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def data(self, split: Split) -> Dataset[Any]:
+        """Give a split: it has a length, and `data[[3, 1, 4]]` is the batch of those examples.
+
+        `torch.utils.data.TensorDataset` is such a thing. Validation is never test data.
+        """
+
+    def lengths(self, split: Split) -> Tensor | None:
+        """Give the length of each example, [N], where examples of one length belong in a batch; else None."""
+        return None
+
+    @abstractmethod
+    def model(self, make_attention: MakeAttention) -> nn.Module:
+        """Build the host, its slot filled by `make_attention(query_dim, key_dim, value_dim)`."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Float[Tensor, ""]:
+        """Give the training loss, a mean over the batch."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Give new, empty metrics by name; Lightning moves them and sums them over processes.
+
+        One whose value is not a single number is not logged: it is for `figures`.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
+        """Update the metrics with a validation or test batch; give its loss, a mean over the batch."""
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        """Give the attention weights of each example of the batch, to be drawn."""
+        return []
+
+    def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:
+        """Draw what the model makes of examples of the task's own choice: grey pictures by tag, 0 black to 1 white.
+
+        They are written to TensorBoard at each validation. The model is on its device, and gradients are off.
+        """
+        return {}
+
+    def texts(self, model: nn.Module, batch: Any) -> list[str]:
+        """Say in a line what the model makes of each example of the batch."""
+        return []
+
+    def figures(self, values: Mapping[str, Any]) -> Mapping[str, Figure]:
+        """Draw the test's metrics, given their values by name: pictures `test/<name>` in TensorBoard."""
+        return {}
+
+    def predict(self, model: nn.Module, text: str) -> Prediction:
+        """Answer for one text of the user's own, without data: `restore` was called, `prepare` was not.
+
+        Raises:
+            NotImplementedError: the task has no answers for texts.
+        """
+        raise NotImplementedError

@@ -1,0 +1,110 @@
+"""Seconds and bytes of a call, measured so that they can be compared."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch.utils.benchmark import Timer
+
+Call = Callable[[], None]
+#: What is measured of a module.
+MODES = ("forward", "forward+backward")
+#: How long one timing lasts at least, in seconds: a shorter call is repeated within it.
+LASTS = 0.02
+
+
+def time_in_turn(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Time calls, each once a round, so that what slows the machine down meanwhile slows them all.
+
+    Returns:
+        The seconds of a call, one number for each round. The first timing of each call only warms it up.
+    """
+    once = _events if device.type == "cuda" else _clock
+    repeats = {name: max(1, math.ceil(LASTS / max(once(call, 1), 1e-9))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds):
+        for name in list(calls)[:: -1 if number % 2 else 1]:  # nobody always comes after the same other
+            times[name].append(once(calls[name], repeats[name]))
+    return times
+
+
+def _clock(call: Call, repeats: int) -> float:
+    # torch's timer sets torch's number of threads while it measures, so it is told to keep it
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    seconds: float = timer.timeit(repeats).mean
+    return seconds
+
+
+def _events(call: Call, repeats: int) -> float:
+    """Time by the device's own clock: the host only queues work, and is ahead of it."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    call()
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1000 / repeats
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Give the first quartile, the median and the third."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def extra_memory(call: Call, device: torch.device) -> int | None:
+    """Give the most bytes a call has in use at once, beyond what was in use before it; None where that is unknown.
+
+    On a GPU it is what the allocator handed out. Elsewhere it is the process's resident memory, of which Linux keeps
+    the peak, and lets it be reset; what an earlier call freed is handed back to the system first.
+    """
+    call()  # what is loaded or compiled once belongs to no call
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _kilobytes("VmRSS")
+        call()
+        return 1024 * max(0, _kilobytes("VmHWM") - before)
+    except OSError:
+        return None
+
+
+def _kilobytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition(f"{field}:")[2].split()[0])
+
+
+def available_memory(device: torch.device) -> float:
+    """Give the bytes that can still be had; infinity where that is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return 1024.0 * int(Path("/proc/meminfo").read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
+    except (OSError, IndexError):
+        return math.inf
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float:
+    """Fit cost = c · length^p to (length, cost), by least squares of the logarithms; give p."""
+    lengths, costs = ([math.log(value) for value in values] for values in zip(*points, strict=True))
+    return statistics.linear_regression(lengths, costs).slope

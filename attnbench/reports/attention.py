@@ -1,0 +1,151 @@
+"""Attention weights as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from attnbench.experiment import Experiment
+from attnbench.interfaces import AttentionMap
+
+CELL = 0.19  # inches, for a label of 8 points to be read
+LINE = 12  # keys that one query looks at are drawn in a line up to here, and written as a text beyond
+COLUMNS, WRITTEN = 140, 600  # letters in a line of such a text, and how many keys it has: the last ones
+HIDDEN = "#c8c8c8"  # masked positions: grey, a colour that no weight has
+
+
+def draw(attention_map: AttentionMap) -> Figure:
+    """Draw one example's weights: a tile for each head, queries down, keys across, grey where masked.
+
+    Where one query looks at many keys, a line would be too long: the labels are then written as a text (`write`).
+    """
+    if attention_map.weights.shape[1] == 1 and len(attention_map.columns) > LINE:
+        return write(attention_map)
+    weights = attention_map.weights.detach().float().cpu().numpy()
+    if attention_map.mask is not None:
+        weights = np.where(attention_map.mask.cpu().numpy(), weights, np.nan)
+    heads, queries, keys = weights.shape
+    across = min(heads, max(1, round(40 / keys)))
+    down = -(-heads // across)
+    figure = Figure(figsize=(across * (keys * CELL + 0.6) + 0.9, down * (queries * CELL + 0.75) + 0.3), dpi=110)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    for place, axis in enumerate(axes.flat):
+        if place >= heads:
+            axis.set_axis_off()
+            continue
+        axis.set_facecolor(HIDDEN)
+        image = axis.imshow(weights[place], cmap="magma", vmin=0.0, vmax=1.0, aspect="equal", interpolation="none")
+        axis.set_xticks(range(keys), [_visible(label) for label in attention_map.columns], fontsize=8)
+        axis.set_yticks(range(queries), [_visible(label) for label in attention_map.rows], fontsize=8)
+        if max(map(len, attention_map.columns)) > 2:
+            axis.tick_params(axis="x", rotation=90)
+        axis.tick_params(length=0)
+        axis.set_xlabel("key", fontsize=8)
+        axis.set_ylabel("query", fontsize=8)
+        if heads > 1:
+            axis.set_title(f"head {place + 1} of {heads}", fontsize=8)
+    bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
+    bar.set_label("weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(attention_map.title, fontsize=9)
+    return figure
+
+
+def write(attention_map: AttentionMap) -> Figure:
+    """Write the labels of the keys as a text, one for each head, shaded by their weights; darkest is the largest."""
+    weights = attention_map.weights.detach().float().cpu()[:, 0]
+    places = list(_set(attention_map.columns[-WRITTEN:]))
+    lines = places[-1][0] + 1
+    height = 0.21 * (lines + 1.5)
+    figure = Figure(figsize=(9.5, len(weights) * height + 0.5), dpi=110)
+    FigureCanvasAgg(figure)
+    colours = matplotlib.colormaps["Oranges"]
+    for head, shares in enumerate(weights[:, -WRITTEN:].tolist()):
+        axis = figure.add_axes((0.01, 1 - (0.3 + (head + 1) * height) / figure.get_figheight(), 0.98, 1.0))
+        axis.set_axis_off()
+        most = max(*shares, 1e-12)
+        for (line, start, label), share in zip(places, shares, strict=True):
+            x, y = start / COLUMNS, (height - 0.21 * (line + 1.5)) / figure.get_figheight()
+            box = {"facecolor": colours(0.8 * share / most), "edgecolor": "none", "pad": 1.2}
+            axis.text(x, y, _plain(label), fontsize=7.5, family="monospace", va="bottom", bbox=box)
+        name = f"head {head + 1} of {len(weights)}: " if len(weights) > 1 else ""
+        top = (height - 0.19) / figure.get_figheight()
+        axis.text(0, top, f"{name}darkest: weight {most:.3f}", fontsize=7.5, va="bottom")
+    figure.suptitle(_plain(attention_map.title), fontsize=9)
+    return figure
+
+
+def _set(labels: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Set words in lines: give each one's line and column."""
+    line = column = 0
+    for label in labels:
+        if column and column + len(label) > COLUMNS:
+            line, column = line + 1, 0
+        yield line, column, label
+        column += len(label) + 1
+
+
+def _plain(text: str) -> str:
+    """Keep Matplotlib from reading a dollar as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _visible(label: str) -> str:
+    return "␣" if label == " " else label
+
+
+def pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Render a figure: [height, width, 3], 0..255."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+
+
+class Pictures(pl.Callback):
+    """Draw the same few validation examples at each validation: `attention/<number>`, and what was made of them.
+
+    With them go the task's own pictures, `Task.images`; and at the end those of its test, `Task.figures`.
+    """
+
+    def __init__(self, examples: int) -> None:
+        self.examples = examples
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the pictures to TensorBoard."""
+        assert isinstance(pl_module, Experiment)
+        logger = trainer.logger
+        if not trainer.is_global_zero or not isinstance(logger, pl.loggers.TensorBoardLogger) or not self.examples:
+            return
+        task, model = pl_module.task, pl_module.model
+        data = task.data("val")
+        batch = data[list(range(min(self.examples, len(data))))]  # type: ignore[arg-type]
+        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+        with torch.no_grad():
+            maps, texts, images = task.maps(model, batch), task.texts(model, batch), task.images(model)
+        for number, attention_map in enumerate(maps):
+            logger.experiment.add_image(
+                f"attention/{number}", pixels(draw(attention_map)), trainer.global_step, dataformats="HWC"
+            )
+        for tag, image in images.items():
+            logger.experiment.add_image(tag, image.clamp(0, 1), trainer.global_step, dataformats="HW")
+        if texts:
+            logger.experiment.add_text("examples", "\n".join(f"    {text}" for text in texts), trainer.global_step)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the pictures of the test to TensorBoard."""
+        assert isinstance(pl_module, Experiment)
+        logger = trainer.logger
+        if trainer.is_global_zero and isinstance(logger, pl.loggers.TensorBoardLogger):
+            for name, figure in pl_module.task.figures(pl_module.values).items():
+                FigureCanvasAgg(figure)
+                logger.experiment.add_image(f"test/{name}", pixels(figure), trainer.global_step, dataformats="HWC")

@@ -1,0 +1,164 @@
+"""What there is to choose from: `--help` and `list`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from importlib.resources import files
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from attnbench.registry import Component, Registry
+from attnbench.schema import (
+    KINDS,
+    OptimizerConfig,
+    RunConfig,
+    TrainerConfig,
+    UsageError,
+    nearest,
+    options,
+    shown,
+    takes_score,
+    type_name,
+)
+
+USAGE = """\
+attnbench trains any attention mechanism on any task, and shows where it looked.
+
+  python -m attnbench [GROUP=NAME ...] [GROUP.OPTION=VALUE ...]    one run
+  python -m attnbench -m GROUP=NAME,NAME seed=0,1,2                a sweep: one run for each combination
+  python -m attnbench resume=RUN_FOLDER [OPTION=VALUE ...]         go on with an interrupted run
+  python -m attnbench COMMAND ...                                  {commands}
+  tensorboard --logdir runs                                        look at the runs
+"""
+
+
+def show_help(registry: Registry, commands: Iterable[str]) -> None:
+    """Print every group with its names, every option with its default, shipped and third-party."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(USAGE.format(commands=", ".join(commands)), markup=False)
+    for kind in KINDS:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for component in registry.of(kind):
+            chosen = " ".join(f"{kind}.{option}" for option in options(component.cls))
+            table.add_row(f"  {kind}={component.name}", escape(component.summary))
+            if chosen:
+                table.add_row("", chosen, style="dim")
+        console.print(table)
+        console.print()
+    for group, config in (("trainer", TrainerConfig), ("optimizer", OptimizerConfig)):
+        presets = "|".join(_presets(group))
+        settings = " ".join(f"{group}.{f.name}={shown(f.default)}" for f in fields(config))
+        console.print(f"  {group}={presets}", markup=False)
+        console.print(f"      {settings}", style="dim", markup=False)
+    experiments = "|".join(_presets("experiment"))
+    if experiments:
+        console.print(f"  experiment={experiments}", markup=False)
+    console.print(f"  seed={shown(RunConfig().seed)}", markup=False)
+    console.print("\nA task's recipe sets some of these; the command line wins. --cfg job prints the composed config,")
+    console.print(
+        "--hydra-help what else the command line can do. `python -m attnbench list` says where each comes from."
+    )
+
+
+def _presets(group: str) -> list[str]:
+    folder = files("attnbench.conf") / group
+    found = folder.iterdir() if folder.is_dir() else ()  # there may be no experiment yet
+    return sorted(entry.name.removesuffix(".yaml") for entry in found if entry.name.endswith(".yaml"))
+
+
+def show_list(registry: Registry) -> None:
+    """Print each component: kind, name, what it is, its options with defaults, where it came from; and failures."""
+    console = Console(highlight=False, soft_wrap=True)
+    for kind in KINDS:
+        for component in registry.of(kind):
+            chosen = "  ".join(str(option) for option in options(component.cls)) or "none"
+            console.print(f"[bold]{kind}={component.name}[/bold]  {escape(component.summary)}")
+            console.print(f"    options: {chosen}", markup=False)
+            console.print(f"    from:    {component.origin}", markup=False, style="dim")
+    for source in registry.disabled:
+        console.print(f"disabled: plugin '{source.name}', {source.origin}", markup=False, style="dim")
+    for failure in registry.failures:
+        console.print(f"failed: {failure}", markup=False, style="red")
+
+
+def show_one(registry: Registry, word: str) -> None:
+    """Print all there is to know of the components of a name, `multihead` or `attention=multihead`.
+
+    Raises:
+        UsageError: there is none, or two plugins claim the name.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    for component in _called(registry, word):
+        console.print(f"[bold]{component.kind}={component.name}[/bold]  {component.cls.__name__}\n")
+        console.print(inspect.getdoc(component.cls) or "It has no docstring.", markup=False)
+        console.print("\noptions:")
+        for option in options(component.cls):
+            console.print(f"    {component.kind}.{option}  ({type_name(option.type)})", markup=False)
+        console.print(f"from: {component.origin}", markup=False)
+        for other, reason in fits(registry, component).items():
+            console.print(f"fits {other}" if reason is None else f"does not fit {other}: {reason}", markup=False)
+
+
+def _called(registry: Registry, word: str) -> list[Component]:
+    kind, equals, name = word.rpartition("=")
+    if equals:
+        return [registry.get(kind, name)]
+    for key in registry.taken:
+        if key[1] == name:
+            registry.get(*key)
+    found = [component for component in registry.components.values() if component.name == name]
+    if not found:
+        for failure in registry.failures:
+            if failure.name == name:
+                raise UsageError(str(failure))
+        known = {component.name for component in registry.components.values()}
+        raise UsageError(f"{name}: no such component; {nearest(name, known)}")
+    return found
+
+
+def fits(registry: Registry, component: Component) -> dict[str, str | None]:
+    """Say what a component can be combined with, None, and with what not, and why.
+
+    For an attention module that is every task, for a task every attention module, and for a scoring function,
+    which any task can use, every attention module.
+    """
+    if component.kind == "attention":
+        return {f"task={task.name}": registry.why_not(task.name, component.name) for task in registry.of("task")}
+    if component.kind == "task":
+        return {
+            f"attention={attention.name}": registry.why_not(component.name, attention.name)
+            for attention in registry.of("attention")
+        }
+    return {
+        f"attention={attention.name}": None if takes_score(attention.cls) else "it uses no scoring function"
+        for attention in registry.of("attention")
+    }
+
+
+def as_json(registry: Registry, word: str | None) -> dict[str, Any]:
+    """Put what `show_list` and `show_one` print into what JSON can hold."""
+    chosen = _called(registry, word) if word else [component for kind in KINDS for component in registry.of(kind)]
+    return {
+        "components": [
+            {
+                "kind": component.kind,
+                "name": component.name,
+                "summary": component.summary,
+                "docstring": inspect.getdoc(component.cls) or "",
+                "options": [
+                    {"name": option.name, "type": type_name(option.type), "default": shown(option.default)}
+                    for option in options(component.cls)
+                ],
+                "origin": component.origin,
+                "fits": fits(registry, component),
+            }
+            for component in chosen
+        ],
+        "failures": [asdict(failure) for failure in registry.failures],
+        "disabled": [{"name": source.name, "origin": source.origin} for source in registry.disabled],
+    }

@@ -1,0 +1,83 @@
+"""What became of the laws, as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Status = Literal["passed", "excused", "skipped", "broken"]
+CELLS: Mapping[Status, str] = {
+    "passed": "[green]holds[/green]",
+    "excused": "[yellow]excused[/yellow]",
+    "skipped": "[yellow]skipped[/yellow]",
+    "broken": "[bold red]BROKEN[/bold red]",
+}
+LABEL = 18  # columns that a law's name takes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one law: passed, excused with the class's reason, skipped or broken with the case."""
+
+    law: str
+    status: Status
+    detail: str = ""
+
+
+def show_laws(found: Mapping[str, list[Finding]], says: Mapping[str, str]) -> None:
+    """Print a table of laws by components, what a lone component's laws say, and every reason.
+
+    Args:
+        found: findings by component, "attention=soft".
+        says: what each law says, by its name.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    if len(found) == 1:
+        [(component, findings)] = found.items()
+        _one(console, component, findings, says)
+    else:
+        for kind in dict.fromkeys(component.partition("=")[0] for component in found):
+            _many(console, {c: f for c, f in found.items() if c.startswith(f"{kind}=")})
+        for component, findings in found.items():
+            for finding in findings:
+                if finding.status != "passed":
+                    line = f"{finding.status} {component} {finding.law}: {finding.detail}"
+                    console.print(line, markup=False, soft_wrap=True, style="red" if finding.status == "broken" else "")
+    total = Counter(finding.status for findings in found.values() for finding in findings)
+    counts = ", ".join(f"{total[status]} {status}" for status in CELLS if total[status] or status == "broken")
+    console.print(f"{len(found)} component{'s' * (len(found) != 1)}: {counts}")
+
+
+def _one(console: Console, component: str, findings: list[Finding], says: Mapping[str, str]) -> None:
+    table = Table(box=None, pad_edge=False, title=component, title_justify="left")
+    for heading in ("law", "", "what it says, and what was found"):
+        table.add_column(heading)
+    for finding in findings:
+        text = f"[dim]{escape(says[finding.law])}[/dim]"
+        if finding.detail:
+            text += f"\n{escape(finding.detail)}"
+        table.add_row(finding.law, CELLS[finding.status], text)
+    console.print(table)
+
+
+def _many(console: Console, found: Mapping[str, list[Finding]]) -> None:
+    wide = 2 + max(len(component.partition("=")[2]) for component in found)
+    fit = max(1, (console.width - LABEL) // max(wide, 9))
+    for start in range(0, len(found), fit):
+        part = dict(list(found.items())[start : start + fit])
+        table = Table(box=None, pad_edge=False)
+        table.add_column("law", min_width=LABEL)
+        for component in part:
+            table.add_column(component.partition("=")[2], no_wrap=True)
+        for row in zip(*part.values(), strict=True):
+            table.add_row(row[0].law, *(CELLS[finding.status] for finding in row))
+        console.print(table)
+        console.print()

@@ -1,0 +1,64 @@
+"""What a run shows in the terminal: one bar over all its steps, and a line for each validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from attnbench.experiment import Experiment, Ledger
+
+
+class Bar(pl.Callback):
+    """Draw the bar in a terminal; elsewhere print only the lines."""
+
+    def __init__(self, ledger: Ledger, name: str, show: bool) -> None:
+        self.ledger, self.name = ledger, name
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=1,
+            transient=True,
+            disable=not (show and self.console.is_terminal),
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar."""
+        if trainer.is_global_zero:
+            self.bar = self.progress.add_task(
+                self.name, total=self.ledger.total_steps, completed=self.ledger.steps, loss=float("nan")
+            )
+            self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar, as often as the curves get a point."""
+        if trainer.is_global_zero and (self.ledger.steps % self.ledger.config.log_every == 0):
+            self.progress.update(self.bar, completed=self.ledger.steps, loss=self.ledger.last_loss)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the validation's primary metric and loss."""
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, Experiment)
+            values = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in (pl_module.task.primary, "loss")}
+            shown = "  ".join(f"val/{name} {value:.4f}" for name, value in values.items())
+            line = f"step {self.ledger.steps:>{len(str(self.ledger.total_steps))}}/{self.ledger.total_steps}  {shown}"
+            self.progress.console.print(line)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar away."""
+        self.progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take the bar away."""
+        self.progress.stop()

@@ -1,0 +1,516 @@
+"""A composed config -> fit -> test -> result.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pickle
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+import attnbench
+from attnbench.experiment import (
+    MEASURED,
+    Diverged,
+    Experiment,
+    Ledger,
+    OnTraining,
+    count_parameters,
+    every,
+    loader,
+    plan,
+)
+from attnbench.interfaces import Prediction, Task
+from attnbench.processes import leads, shared
+from attnbench.registry import Registry
+from attnbench.reports.alignment import Alignment
+from attnbench.reports.attention import Pictures
+from attnbench.reports.progress import Bar
+from attnbench.reports.runs import fingerprint, flat
+from attnbench.schema import (
+    KINDS,
+    Interrupted,
+    OptimizerConfig,
+    RunConfig,
+    TrainerConfig,
+    UsageError,
+    explain,
+    first_line,
+    node,
+)
+
+log = logging.getLogger("attnbench")
+
+
+class EventLog(TensorBoardLogger):
+    """TensorBoard events in the run folder itself; config.yaml holds what Lightning would write as hparams.yaml.
+
+    A resumed run gives the step that it goes on from: points that it is going to draw again are taken back.
+    """
+
+    def __init__(self, folder: Path, resumed_from: int | None = None) -> None:
+        again = None if resumed_from is None else resumed_from + 1
+        super().__init__(str(folder), name="", version="", default_hp_metric=False, flush_secs=10, purge_step=again)
+
+    def save(self) -> None:
+        """Write what is buffered."""
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        """Write what is buffered, and stay open: a run is one file, test and hyperparameters included."""
+        self.experiment.flush()
+
+    def layout(self, metrics: Iterable[str]) -> None:
+        """Lay out the Custom Scalars page: train and val of a quantity in one chart, the same in every run."""
+        looking = ("alignment", "alignment_argmax", "entropy", "head_disagreement")
+        charts: dict[str, dict[str, tuple[str, ...]]] = {
+            "train and val": {name: (f"train/{name}", f"val/{name}", f"test/{name}") for name in ("loss", *metrics)},
+            "where it looks": {name: (f"attention/{name}",) for name in looking},
+        }
+        layout = {
+            page: {name: ["Multiline", [f"{tag}$" for tag in tags]] for name, tags in group.items()}  # patterns
+            for page, group in charts.items()
+        }
+        self.experiment.add_custom_scalars(layout)
+
+    def hyperparameters(self, given: Mapping[str, Any], final: Mapping[str, float]) -> None:
+        """Write the row of the HParams page: what was chosen, and the final metrics."""
+        words = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in given.items()
+        }
+        for summary in hparams(words, dict(final)):  # type: ignore[no-untyped-call]
+            self.experiment._get_file_writer().add_summary(summary)
+
+
+class Checkpoints(pl.Callback):
+    """Keep `last.ckpt`, and `best.ckpt`, by the validation's primary metric; of equals, the later."""
+
+    def __init__(self, folder: Path) -> None:
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.metrics: dict[str, float] = {}  # of the validation that chose best.ckpt
+
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's state in a checkpoint."""
+        return "checkpoints"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the best so far."""
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the best so far."""
+        self.metrics = state["metrics"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, after the validation that ends each round."""
+        assert isinstance(pl_module, Experiment)
+        task = pl_module.task
+        metrics = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith(MEASURED)}
+        tag, sign = f"val/{task.primary}", 1 if task.mode == "max" else -1
+        best = self.metrics.get(tag, math.nan)
+        if math.isnan(best) or sign * metrics[tag] >= sign * best:
+            self.metrics = metrics
+            trainer.save_checkpoint(self.best)
+        trainer.save_checkpoint(self.last)
+
+
+def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[str], *, resume: bool = False) -> None:
+    """Train, test, and leave a run folder that explains itself.
+
+    Args:
+        config: a composed, typed config (see `RunConfig`).
+        folder: the run folder; it exists.
+        registry: where the names in the config are looked up.
+        overrides: what was typed, for the record.
+        resume: go on from the folder's `last.ckpt`.
+
+    Raises:
+        UsageError: the config cannot be run, or the folder cannot be written.
+        Interrupted: Ctrl-C, or a signal to stop.
+    """
+    started = time.perf_counter()
+    handler = logging.FileHandler(folder / "run.log" if leads() else os.devnull)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    result: dict[str, Any] = {"status": "running", **identity(config), "overrides": overrides}
+    result["fingerprint"] = fingerprint(flat(plain(config)))
+    try:
+        if leads():
+            write_text(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+        write_result(folder, result)
+        _fit_and_test(config, folder, registry, result, resume)
+        result["seconds"] = round(time.perf_counter() - started, 3)
+        result["status"] = "completed"
+        write_result(folder, result)
+        if leads():
+            print(f"{result['primary']} {result['metrics'][result['primary']]:.4f}  {os.path.relpath(folder)}")
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | Interrupted)
+        result["status"] = "interrupted" if stopped else "failed"
+        result["error"] = f"{type(error).__name__}: {error}"
+        log.error("%s", "".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError):  # what made the run fail may be that nothing can be written here
+            write_result(folder, result)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(str(folder)) from error
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -> DictConfig:
+    """Put a saved config, and `key=value` overrides of it, back into typed nodes: registered components only.
+
+    Raises:
+        UsageError: it is not the config of a run, or an override is misspelt, of the wrong type, or no `key=value`.
+    """
+    config = OmegaConf.structured(RunConfig)
+    for kind in KINDS:
+        given = values.get(kind)
+        if given is None and kind == "scoring":
+            continue
+        if not isinstance(given, Mapping) or "name" not in given:
+            raise UsageError(f"config.yaml: no {kind} is named; it is not the config of a run")
+        name = str(given["name"])
+        config[kind] = OmegaConf.structured(node(name, registry.get(kind, name).cls))
+    try:
+        config = OmegaConf.merge(config, dict(values))
+        for override in overrides:
+            key, equals, _ = override.partition("=")
+            if not equals:
+                raise UsageError(f"{override}: expected key=value, such as task.batch_size=32")
+            if key in KINDS:
+                raise UsageError(f"{override}: this run's {key} stays what it is; start a new run for another")
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+    except OmegaConfBaseException as error:
+        raise UsageError(explain(error)) from error
+    OmegaConf.set_struct(config, True)
+    return config  # type: ignore[return-value]
+
+
+def load(folder: Path, registry: Registry, overrides: list[str]) -> DictConfig:
+    """Read a run folder's config, and override it.
+
+    Raises:
+        UsageError: it is not a run folder, or see `typed`.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"{folder}: not a run folder, it has no config.yaml; a run leaves one under runs/")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: not the config of a run")
+    _refuse_computed(path, values)
+    return typed(registry, {str(key): value for key, value in values.items()}, overrides)
+
+
+def _refuse_computed(path: Path, value: Any, key: str = "") -> None:
+    """Refuse `${...}`: a run writes plain values, and someone else's config must read neither environment nor files."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_computed(path, inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_computed(path, inner, key)
+    elif isinstance(value, str) and "${" in value:
+        raise UsageError(f"{path}: {key}: `{value}` is to be computed, and a run's config holds plain values")
+
+
+def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str, float]:
+    """Measure a run's best checkpoint on the test split of its data, or of other data by overrides.
+
+    Raises:
+        UsageError: it is not a run folder, it has no checkpoint, or the overrides change the model.
+    """
+    config = load(folder, registry, overrides)
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    if not checkpoint.is_file():
+        raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; resume={folder} trains on")
+    settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
+    settings.devices, settings.strategy = 1, "auto"  # however many it was trained on
+    torch.set_num_threads(settings.threads)
+    quiet()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    task, model = build(config, registry, folder)
+    if not len(task.data("test")):  # type: ignore[arg-type]
+        raise UsageError(f"task={config.task.name}: its test split is empty; nothing to measure")
+    experiment = Experiment(task, model, OptimizerConfig(), total_steps=1)
+    return test(make_trainer(settings, False, []), experiment, task, settings, checkpoint)
+
+
+def predict(folder: Path, registry: Registry, text: str) -> Prediction:
+    """Let a run's best checkpoint answer for a text.
+
+    Raises:
+        UsageError: it is not a run folder, it has no checkpoint, or its task answers no texts.
+    """
+    config = load(folder, registry, [])
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    if not checkpoint.is_file():
+        raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; resume={folder} trains on")
+    able = [c.name for c in registry.of("task") if c.cls.predict is not Task.predict]
+    if config.task.name not in able:
+        raise UsageError(f"task={config.task.name} answers no texts; a run of task={' or '.join(able)} does")
+    task, model = build(config, registry, folder, data=False)
+    _take_weights(Experiment(task, model, OptimizerConfig(), total_steps=1), checkpoint)
+    with torch.no_grad():
+        return task.predict(model.eval(), text)
+
+
+def identity(config: DictConfig) -> dict[str, Any]:
+    """Say what is run, in three words and a seed; scoring is null for an attention that uses none."""
+    scoring = None if config.scoring is None else config.scoring.name
+    return {"task": config.task.name, "attention": config.attention.name, "scoring": scoring, "seed": config.seed}
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Turn a config into what YAML and JSON hold."""
+    container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write result.json; of several processes, one does."""
+    if not leads():
+        return
+    write_text(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def build(config: DictConfig, registry: Registry, folder: Path | None = None, *, data: bool = True) -> tuple[Task, Any]:
+    """Make the task, prepared, and its host with the chosen attention in its slot.
+
+    Args:
+        config: a composed, typed config.
+        registry: where its names are looked up.
+        folder: the run folder that the task takes up what it saved from.
+        data: whether the task is to be prepared.
+
+    Raises:
+        UsageError: the components do not fit each other, or one refuses its options.
+    """
+    if (reason := registry.why_not(config.task.name, config.attention.name)) is not None:
+        raise UsageError(f"{reason}; choose another attention")
+    task: Task = registry.build("task", config.task)
+    if folder is not None:
+        task.restore(folder)
+    if data:
+        task.prepare()
+
+    def make_attention(query_dim: int, key_dim: int, value_dim: int) -> Any:
+        return registry.build_attention(
+            config.attention, config.scoring, query_dim=query_dim, key_dim=key_dim, value_dim=value_dim
+        )
+
+    return task, task.model(make_attention)
+
+
+def _fit_and_test(config: DictConfig, folder: Path, registry: Registry, result: dict[str, Any], resume: bool) -> None:
+    settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
+    optimizer: OptimizerConfig = OmegaConf.to_object(config.optimizer)  # type: ignore[assignment]
+    torch.set_num_threads(settings.threads)
+    quiet()
+    reset_peak_memory()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    begun = resume and (folder / "checkpoints" / "last.ckpt").exists()
+    task, model = build(config, registry, folder if begun else None)
+    if leads():
+        task.save(folder)
+    for split in ("train", "val", "test"):
+        if not len(task.data(split)):  # type: ignore[arg-type]
+            raise UsageError(f"task={config.task.name}: its {split} split is empty")
+    batches, total = plan(task, settings, config.seed)
+    experiment = Experiment(task, model, optimizer, total)
+    ledger, checkpoints = Ledger(settings, total, batches.size), Checkpoints(folder / "checkpoints")
+    chosen = identity(config)
+    name = f"{chosen['task']} {registry.mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
+    result.update(parameters=count_parameters(model), primary=f"test/{task.primary}", mode=task.mode, goal=task.goal)
+    if not resume and leads():
+        checkpoints.last.unlink(missing_ok=True)  # another run's, in the same folder
+    last = checkpoints.last if resume and checkpoints.last.exists() else None
+    resumed_from = read_checkpoint(last)["global_step"] if last else 0 if resume else None
+    logger = EventLog(folder, resumed_from)
+    if not resume:
+        logger.layout(task.metrics())
+    bar = Bar(ledger, name, settings.progress_bar)
+    callbacks = [Alignment(), OnTraining(settings), ledger, bar, checkpoints, Pictures(settings.images)]
+    trainer = make_trainer(settings, logger, callbacks)
+    loaders = loader(task, "train", batches), loader(task, "val", every(task, "val", settings))
+    with shared(folder, settings):
+        try:
+            trainer.fit(experiment, *loaders, ckpt_path=last, weights_only=True)
+        except SystemExit as error:  # how Lightning ends on Ctrl-C and on a signal
+            raise Interrupted(str(folder)) from error
+        except Diverged as error:
+            good = checkpoints.last if checkpoints.last.exists() else "none yet"
+            raise UsageError(
+                f"training stopped: {error}; seed={config.seed} and the step give its batch; last good checkpoint: "
+                f"{good}; try a lower optimizer.lr, or trainer.gradient_clip"
+            ) from error
+        finally:
+            result.update(account(ledger), skipped_updates=experiment.skipped)
+            logger.save()
+        metrics = test(trainer, experiment, task, settings, checkpoints.best)
+    result["metrics"] = {**checkpoints.metrics, **metrics}
+    if trainer.is_global_zero:
+        looked = {tag: value for tag, value in checkpoints.metrics.items() if tag.startswith("attention/")}
+        logger.hyperparameters(flat(plain(config)), {**metrics, **looked})
+        logger.experiment.close()
+
+
+def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Make Lightning's trainer; `Ledger` ends the run, rounds stand for its epochs."""
+    return pl.Trainer(
+        accelerator=settings.accelerator.value,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision.value,
+        max_epochs=-1,
+        gradient_clip_val=settings.gradient_clip,
+        detect_anomaly=settings.detect_anomaly,
+        logger=logger,
+        callbacks=callbacks,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def test(
+    trainer: pl.Trainer, experiment: Experiment, task: Task, settings: TrainerConfig, checkpoint: Path
+) -> dict[str, float]:
+    """Read the test split with a checkpoint's weights: `test/<metric>`.
+
+    Raises:
+        UsageError: the checkpoint cannot be read, or its weights are another model's.
+    """
+    _take_weights(experiment, checkpoint)
+    trainer.test(experiment, loader(task, "test", every(task, "test", settings)), verbose=False)
+    return {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
+
+
+def _take_weights(experiment: Experiment, checkpoint: Path) -> None:
+    try:
+        experiment.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(f"{checkpoint}: does not hold this model's weights: {' '.join(str(error).split())}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, which may be someone else's: tensors and plain values only, nothing in it is executed.
+
+    Raises:
+        UsageError: it cannot be read, or holds anything else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"{path}: refused: it holds more than weights, or is damaged; nothing in it was run"
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise UsageError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from error
+    if not isinstance(found, dict) or not {"state_dict", "global_step"} <= found.keys():
+        raise UsageError(f"{path}: not the checkpoint of a run")
+    return found
+
+
+def account(ledger: Ledger) -> dict[str, Any]:
+    """Say what the training cost."""
+    return {
+        "epochs": round(ledger.examples / max(1, ledger.pass_size), 3),
+        "steps": ledger.steps,
+        "examples_seen": ledger.examples,
+        "train_seconds": round(ledger.seconds, 3),
+        "examples_per_second": round(ledger.examples / ledger.seconds, 1) if ledger.seconds else None,
+        "peak_memory_bytes": peak_memory(),
+        "versions": {"attnbench": attnbench.__version__, "torch": torch.__version__},
+        "curve": ledger.curve,
+    }
+
+
+def reset_peak_memory() -> None:
+    """Let the next `peak_memory` speak of this run alone, where the system can do that."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Give the peak memory in bytes: the GPU's allocations where it computes there, else the process's."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def quiet() -> None:
+    """Keep Lightning's remarks about choices made here on purpose out of the terminal."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for remark in (
+        "sync_dist=True",  # metrics gather over processes by themselves
+        "does not have many workers",
+        "smaller than the logging interval",
+        "GPU available but not used",
+        "`isinstance\\(treespec, LeafSpec\\)`",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{remark}.*")
+
+
+def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
+    """Go on with the run of a folder.
+
+    Raises:
+        UsageError: it is not a run folder.
+        Interrupted: see `run`.
+    """
+    config = load(folder, registry, overrides)
+    before = json.loads((folder / "result.json").read_text()) if (folder / "result.json").is_file() else {}
+    if before.get("status") == "completed" and not overrides:
+        print(f"{folder}: already completed; nothing to resume", file=sys.stderr)
+        return
+    run(config, folder, registry, [*before.get("overrides", []), *overrides], resume=True)

@@ -1,0 +1,339 @@
+"""A constructor's signature becomes a typed Hydra node, and every error in a value becomes one line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, make_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+)
+
+#: What stands before `*` in a constructor, for each kind of component; `score` is for those who use one.
+FRAMEWORK_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "scoring": ("query_dim", "key_dim"),
+    "attention": ("query_dim", "key_dim", "value_dim", "score"),
+    "task": (),
+}
+KINDS = tuple(FRAMEWORK_ARGUMENTS)
+
+
+class UsageError(Exception):
+    """Something that a user can mend: shown as one line, without a traceback, with a non-zero exit code."""
+
+
+class UnfitError(TypeError):
+    """A plugin, or a class that it registers, does not fit the bench; the message says what to write instead."""
+
+
+class Accelerator(Enum):
+    """Where a run computes."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+    auto = "auto"
+
+
+class Precision(Enum):
+    """What it computes in."""
+
+    float32 = "32-true"
+    bfloat16 = "bf16-mixed"
+    float16 = "16-mixed"
+
+
+class OptimizerName(Enum):
+    """The update rule."""
+
+    adam = "adam"
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Schedule(Enum):
+    """How the learning rate goes after the warm-up: stays, or falls: to zero at the last step, or by `decay`."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+    inverse_time = "inverse_time"
+
+
+@dataclass
+class TrainerConfig:
+    """How long, how often, on what. Null: none, or as much as there is."""
+
+    max_epochs: int = 10  # passes over the training data
+    max_steps: int | None = None  # updates; wins over max_epochs
+    batch_size: int = 64  # examples an update, in each process
+    eval_batch_size: int = 500
+    eval_batches: int | None = None  # of each validation and test
+    eval_train: int = 0  # training examples that each validation reads too, for train/<metric>
+    val_every: int | None = None  # updates between validations; null: once a pass
+    gradient_clip: float | None = 1.0  # the gradient's largest norm
+    threads: int = 1  # of each process; more only pays for large models
+    accelerator: Accelerator = Accelerator.cpu
+    devices: int = 1
+    strategy: str = "auto"
+    precision: Precision = Precision.float32
+    log_every: int = 20  # updates between points of a curve
+    images: int = 3  # validation examples drawn at each validation
+    progress_bar: bool = True
+    detect_anomaly: bool = False
+
+
+@dataclass
+class OptimizerConfig:
+    """The update rule and its rate."""
+
+    name: OptimizerName = OptimizerName.adam
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Schedule = Schedule.cosine
+    warmup: float = 0.05  # share of the run in which the rate rises from zero
+    decay: float = 1e-5  # of inverse_time: the rate is lr / (1 + decay * step)
+
+
+@dataclass
+class RunConfig:
+    """A whole run; `attention`, `scoring` and `task` are nodes made from the chosen classes."""
+
+    seed: int = 0
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    attention: Any = None
+    scoring: Any = None
+    task: Any = None
+
+
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """The run was stopped from outside; the message is its folder, which can be resumed."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword-only argument of a constructor: what a user may configure."""
+
+    name: str
+    type: Any
+    default: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}={shown(self.default)}"
+
+
+def shown(value: Any) -> str:
+    """Write a value as it is typed on the command line."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    return str(value)
+
+
+def parameters(cls: type) -> list[inspect.Parameter]:
+    """Give the constructor's parameters, without self."""
+    return list(inspect.signature(cls).parameters.values())
+
+
+def takes_score(cls: type) -> bool:
+    """Tell whether an attention class uses a scoring function."""
+    return any(parameter.name == "score" for parameter in parameters(cls))
+
+
+def options(cls: type) -> list[Option]:
+    """Read the options off a component's constructor.
+
+    Raises:
+        UnfitError: an argument after `*` has no type, no default, a mutable default, or a type that a config
+            cannot hold; or the constructor takes `**kwargs`, which would swallow misspelt options.
+    """
+    init: Any = cls.__init__  # type: ignore[misc]
+    try:
+        hints = get_type_hints(init)
+    except NameError as error:
+        raise UnfitError(
+            f"{cls.__name__}.__init__ has a type that is not there when it runs, '{error.name}': "
+            "import it outside `if TYPE_CHECKING`"
+        ) from error
+    found = []
+    for parameter in parameters(cls):
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise UnfitError(f"{cls.__name__} takes {parameter}: name each option, with its type and default")
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        name = parameter.name
+        where = f"{cls.__name__}'s option '{name}'"
+        if name == "name":
+            raise UnfitError(f"{where} is taken: it holds the component's registered name: choose another word")
+        if name not in hints:
+            raise UnfitError(f"{where} has no type: write `{name}: int = 3`, or what it is")
+        if parameter.default is parameter.empty:
+            raise UnfitError(f"{where} has no default: write `{name}: {type_name(hints[name])} = ...`")
+        if isinstance(parameter.default, list | dict | set):
+            raise UnfitError(f"{where} has a mutable default: write a tuple, `{name}: tuple[int, ...] = (1, 2)`")
+        found.append(Option(name, hints[name], parameter.default))
+    return found
+
+
+def check_signature(kind: str, cls: type) -> None:
+    """Refuse a class whose positional arguments are not those that the framework supplies.
+
+    Raises:
+        UnfitError: the arguments before `*` are not those of its kind, or an option is unusable (see `options`).
+    """
+    expected = FRAMEWORK_ARGUMENTS[kind]
+    positional = tuple(p.name for p in parameters(cls) if p.kind is p.POSITIONAL_OR_KEYWORD)
+    allowed = {expected, expected[:-1]} if kind == "attention" else {expected}
+    if positional not in allowed:
+        wanted = ", ".join(("self", *expected, "*", "..."))
+        got = ", ".join(("self", *positional))
+        raise UnfitError(f"{cls.__name__}.__init__({got}) does not fit: a {kind} is `def __init__({wanted})`")
+    _entries(cls)
+
+
+def check_recipe(owner: str, recipe: Mapping[str, Any]) -> None:
+    """Refuse a task's recipe that sets what a run does not have.
+
+    Raises:
+        UnfitError: a key is misspelt, or a value of the wrong type.
+    """
+    settings = {key: value for key, value in recipe.items() if key != "defaults"}
+    try:
+        run = OmegaConf.structured(RunConfig)
+        OmegaConf.set_struct(run, True)
+        OmegaConf.merge(run, settings)
+    except OmegaConfBaseException as error:
+        raise UnfitError(f"{owner}.recipe does not fit a run: {explain(error)}") from error
+
+
+def node(name: str, cls: type) -> type:
+    """Make the typed config node of a component registered as `name`: its options, and its name.
+
+    Raises:
+        UnfitError: an option is unusable (see `options`).
+    """
+    return make_dataclass(name, [("name", str, field(default=name)), *_entries(cls)])
+
+
+@cache
+def _entries(cls: type) -> tuple[tuple[str, Any, Any], ...]:
+    """Make a node's field of each option, tried one by one so that an error names the option."""
+    entries: list[tuple[str, Any, Any]] = []
+    for option in options(cls):
+        config_type, default = _config_type(option, cls)
+        if isinstance(default, tuple):
+            entry = (option.name, config_type, field(default_factory=lambda d=default: list(d)))  # type: ignore[misc]
+        else:
+            entry = (option.name, config_type, field(default=default))
+        try:
+            OmegaConf.structured(make_dataclass(cls.__name__, [entry]))
+        except (OmegaConfBaseException, ValueError) as error:
+            raise UnfitError(
+                f"{cls.__name__}'s option '{option.name}: {type_name(option.type)} = {option.default!r}' is not one "
+                "that a config can hold: write a bool, int, float, str, Enum, Literal or tuple[X, ...], "
+                "or one of them `| None`, and a default of that type"
+            ) from error
+        entries.append(entry)
+    return tuple(entries)
+
+
+def type_name(hint: Any) -> str:
+    """Write a type as in a signature."""
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
+    """Translate what OmegaConf does not know: Literal of words -> Enum, tuple[X, ...] -> list[X]."""
+    where = f"{cls.__name__}'s option '{option.name}'"
+    kind, default, optional = option.type, option.default, False
+    if get_origin(kind) in (Union, types.UnionType):
+        arms = [arm for arm in get_args(kind) if arm is not type(None)]
+        if len(arms) == 1:
+            kind, optional = arms[0], True
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        if not all(isinstance(word, str) and word.isidentifier() for word in inner):
+            raise UnfitError(f"{where}: a Literal option is made of words: write `Literal['a', 'b']`")
+        if default is not None and default not in inner:
+            raise UnfitError(f"{where}: its default {default!r} is not one of {inner}: write one of them")
+        kind = _choice(option.name, inner)
+        default = None if default is None else kind[default]
+    elif get_origin(kind) is tuple:
+        if len(inner) != 2 or inner[1] is not Ellipsis:
+            raise UnfitError(f"{where} is a tuple of fixed length: write `tuple[int, ...]`, or one option each")
+        kind = types.GenericAlias(list, inner[:1])
+    return (kind | None if optional else kind), default
+
+
+@cache
+def _choice(name: str, words: tuple[str, ...]) -> Any:
+    """Make the enum of some words: one and the same each time, for a config made with one fits no other."""
+    enum: Any = Enum
+    return enum(name, {word: word for word in words})
+
+
+def fill(label: str, made: type, values: Mapping[str, Any]) -> DictConfig:
+    """Put values into a node, type by type.
+
+    Raises:
+        UsageError: an option is misspelt or of the wrong type; the line begins with `label.option`.
+    """
+    try:
+        # a word of a Literal may be another process's Enum, which is made there anew
+        words = {key: value.name if isinstance(value, Enum) else value for key, value in values.items()}
+        return OmegaConf.merge(OmegaConf.structured(made), words)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UsageError(explain(error, prefix=label)) from error
+
+
+def arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Turn a filled node into the constructor's keyword arguments."""
+    plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+    assert isinstance(plain, dict)
+    given = {}
+    for option in options(cls):
+        value = plain[option.name]
+        literal = isinstance(value, Enum) and not isinstance(option.default, Enum)
+        given[option.name] = value.name if literal else tuple(value) if isinstance(value, list) else value
+    return given
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant, and which there are."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    listed = ", ".join(names) if names else "none"
+    return (f"did you mean '{close[0]}'? " if close else "") + f"(there are: {listed})"
+
+
+def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
+    """Turn OmegaConf's account of a bad key or value into one line that names it and what was expected.
+
+    Args:
+        error: what was raised.
+        prefix: what stands before the key in the line.
+    """
+    key = ".".join(part for part in (prefix, error.full_key or str(error.key or "")) if part)
+    group, _, option = key.rpartition(".")
+    if not isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return f"{key}: {first_line(error)}"
+    known = [str(name) for name in error.parent_node or () if name != "name"]
+    owner = f"{group} '{error.object_type.__name__}'" if group in KINDS and error.object_type else group or "the run"
+    return f"{key}: {owner} has no option '{option}'; {nearest(option, known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

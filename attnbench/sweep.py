@@ -1,0 +1,195 @@
+"""One run, or the many of a sweep: what Hydra calls, here or in the processes that its launchers start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from attnbench.registry import Registry, no_scoring
+from attnbench.reports.runs import find, fingerprint, flat
+from attnbench.schema import Interrupted, UsageError, first_line, takes_score
+
+#: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
+JOURNAL = "ATTNBENCH_SWEEP"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        kind: completed, failed or interrupted; `cannot be`, of a combination that no run can have; or `there`, of a
+            configuration whose completed run was under the sweep's folder before.
+        overrides: the job's.
+        reason: why it failed or cannot be.
+        folder: the run folder.
+        fingerprint: of its configuration.
+    """
+
+    kind: str
+    overrides: list[str]
+    reason: str = ""
+    folder: str = ""
+    fingerprint: str = ""
+
+
+class Journal(Callback):
+    """A file in the sweep's folder to which each job, in whatever process, adds a line: what became of it.
+
+    Hydra makes one (see conf/config.yaml) and calls it before the first job; what had been completed before stands
+    in it first.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Begin it."""
+        folder = Path(config.hydra.sweep.dir).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[JOURNAL] = str(folder / f".sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}.jsonl")
+        for run_folder in find([folder]):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                result = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
+                if result["status"] == "completed":
+                    note(Outcome("there", [], folder=str(run_folder), fingerprint=result["fingerprint"]))
+
+
+def note(outcome: Outcome) -> None:
+    """Add a line to the journal; one write, so that processes do not mix theirs."""
+    with Path(os.environ[JOURNAL]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def noted() -> list[Outcome]:
+    """Read the journal."""
+    path = Path(os.environ[JOURNAL])
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Outcome(**json.loads(line)) for line in lines]
+
+
+class Job:
+    """What Hydra calls for each run; in another process it loads the plugins there.
+
+    Attributes:
+        error: why the only run of a command failed.
+    """
+
+    def __init__(self, registry: Registry, *, worker: bool = False) -> None:
+        self.registry, self.worker = registry, worker
+        self.error: Exception | None = None
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _in_a_worker, ()
+
+    def __call__(self, config: DictConfig) -> None:
+        """Run a composed config."""
+        chosen = HydraConfig.get()
+        typed, folder = list(chosen.overrides.task), Path(chosen.runtime.output_dir)
+        cannot = self._why_not(config, typed)
+        if chosen.mode is RunMode.MULTIRUN:
+            self._one_of_many(config, folder, typed, cannot)
+            return
+        try:
+            if cannot is not None:
+                raise UsageError(cannot)
+            self._run(config, folder, typed)
+        except Exception as error:  # Hydra would print it its own way
+            self.error = error
+
+    def _why_not(self, config: DictConfig, typed: list[str]) -> str | None:
+        if not takes_score(self.registry.get("attention", config.attention.name).cls):
+            config.scoring = None
+            if any(override.startswith(("scoring=", "scoring.")) for override in typed):
+                return no_scoring(config.attention.name)
+        return self.registry.why_not(config.task.name, config.attention.name)
+
+    def _run(self, config: DictConfig, folder: Path, typed: list[str]) -> None:
+        from attnbench.run import run
+
+        if self.worker:
+            config.trainer.progress_bar = False  # several would write over each other
+        run(config, folder, self.registry, typed)
+
+    def _one_of_many(self, config: DictConfig, folder: Path, typed: list[str], cannot: str | None) -> None:
+        from attnbench.run import plain
+
+        mark, name = fingerprint(flat(plain(config))), " ".join(typed)
+        before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("there", "completed")), None)
+        if cannot is not None or before is not None:
+            with contextlib.suppress(OSError):  # Hydra made it
+                folder.rmdir()
+                folder.parent.rmdir()
+        if cannot is not None:
+            say(f"skipped: {name}: {cannot}")
+            note(Outcome("cannot be", typed, cannot))
+            return
+        if before is not None:
+            say(f"already completed: {name}: {os.path.relpath(before.folder)}")
+            note(Outcome("completed before", typed, folder=before.folder))
+            return
+        try:
+            self._run(config, folder, typed)
+        except Interrupted as error:
+            note(Outcome("interrupted", typed, "interrupted", str(folder)))
+            raise KeyboardInterrupt from error
+        except Exception as error:
+            reason = first_line(error) if str(error).strip() else type(error).__name__
+            if not isinstance(error, UsageError):
+                reason = f"{type(error).__name__}: {reason}"
+            say(f"failed: {name}: {reason}")
+            note(Outcome("failed", typed, reason, str(folder)))
+        else:
+            note(Outcome("completed", typed, folder=str(folder), fingerprint=mark))
+
+
+def _in_a_worker() -> Job:
+    registry = Registry.load()
+    registry.store()
+    return Job(registry, worker=True)
+
+
+def say(line: str) -> None:
+    """Tell the user something at once."""
+    print(f"attnbench: {line}", file=sys.stderr, flush=True)
+
+
+def finish() -> None:
+    """Sum up the sweep that this process ran, if it ran one: a line, and a table of what failed; remove the journal.
+
+    Raises:
+        UsageError: a job failed.
+    """
+    if JOURNAL not in os.environ:
+        return
+    outcomes = [outcome for outcome in noted() if outcome.kind != "there"]
+    Path(os.environ.pop(JOURNAL)).unlink(missing_ok=True)
+    kinds = ("completed", "completed before", "cannot be", "interrupted", "failed")
+    counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in kinds}
+    say(f"{len(outcomes)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
+    failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
+    if not failed:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("failed job", "why", "see"):
+        table.add_column(heading, overflow="fold")
+    for outcome in failed:
+        log = os.path.relpath(Path(outcome.folder) / "run.log")
+        table.add_row(*map(Text, (" ".join(outcome.overrides), outcome.reason, log)))
+    Console(stderr=True, highlight=False).print(table)
+    raise UsageError(
+        f"{len(failed)} of {len(outcomes)} jobs failed; started again, the sweep runs only what is missing"
+    )

@@ -1,0 +1,1 @@
+"""The configurations that ship: the run, trainers, optimizers and published recipes."""
