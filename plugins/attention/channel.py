@@ -1,0 +1,73 @@
+"""Channel attention: over features, not over keys."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+
+class Channel(Attention):
+    """Squeeze and excitation: which features matter (Hu et al. 2017, arXiv:1709.01507; Chen et al. 2016, 1611.05594).
+
+    z = mean of the values that the mask allows                (squeeze)
+    gate = sigmoid(W2 relu(W1 z + U query + b1) + b2), [Dv]    (excitation)
+    context = gate ∘ z
+
+    The query's part is SCA-CNN's (Chen et al.); squeeze and excitation has none. All keys count alike, so that there
+    are no weights over keys to give.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, not used.
+        value_dim: Dv, the width of a value and of the context: the channels.
+        reduction: how many times narrower than Dv the layer between is (the paper: 16, for 256 channels and more).
+
+    Raises ValueError when reduction is not positive; and when called with need_weights=True.
+    """
+
+    has_weights: ClassVar[bool] = False
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int, *, reduction: int = 4) -> None:
+        super().__init__()
+        if reduction < 1:
+            raise ValueError(f"reduction is at least 1, not {reduction}")
+        width = max(1, value_dim // reduction)
+        self.W1 = nn.Linear(value_dim, width)
+        self.U = nn.Linear(query_dim, width, bias=False)
+        self.W2 = nn.Linear(width, value_dim)
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Weigh the features of the mean."""
+        if need_weights:
+            raise ValueError(
+                "channel attends over features and has no weights over keys to give: call it with need_weights=False"
+            )
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        alike = masked_softmax(
+            value.new_zeros(value.shape[0], 1 if mask is None else mask.shape[1], key.shape[1]), mask
+        )
+        z = alike @ value
+        gate = torch.sigmoid(self.W2(torch.relu(self.W1(z) + self.U(query))))
+        return gate * z, None
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `channel`."""
+    register("channel", Channel)

@@ -1,0 +1,83 @@
+"""Hard attention: one position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+
+class Hard(Attention):
+    """Looks at one key (Xu et al. 2015, arXiv:1502.03044), trained straight through Gumbel-softmax noise.
+
+    soft = softmax((score(query, key) + g) / temperature), g Gumbel noise while training, 0 else
+    weights = 1 at the largest of soft, 0 elsewhere; their gradient is that of soft
+    context = weights · value
+
+    The largest of scores + g is a draw from softmax(scores); the gradient is the straight-through estimator of Jang,
+    Gu, Poole 2016 (arXiv:1611.01144), not the paper's REINFORCE.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value and of the context.
+        score: makes the scoring function.
+        temperature: a lower one brings soft nearer to the draw, at the price of gradients that vary more.
+
+    Raises ValueError when temperature is not positive.
+    """
+
+    excused: ClassVar[Mapping[str, str]] = {
+        "gradients": "the choice of one key has no slope; the gradient is that of the soft weights behind it"
+    }
+
+    def __init__(
+        self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is positive, not {temperature}")
+        self.score = score(query_dim, key_dim)
+        self.temperature = temperature
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Draw a key while training, take the best one else."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        scores = self.score(query, key)
+        if self.training:
+            scores = scores + gumbel(scores)
+        soft = masked_softmax(scores / self.temperature, mask)
+        chosen = F.one_hot(soft.argmax(dim=-1), key.shape[1]).to(soft.dtype)
+        if mask is not None:
+            chosen = chosen.masked_fill(~mask, 0.0)
+        weights = chosen + (soft - soft.detach())  # exactly `chosen`: the difference is 0
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
+def gumbel(scores: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Draw Gumbel noise, -log of an exponential."""
+    draw = torch.empty_like(scores, dtype=torch.float32).exponential_()
+    return -draw.clamp(min=torch.finfo(torch.float32).tiny).log().to(scores.dtype)
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `hard`."""
+    register("hard", Hard)

@@ -1,0 +1,51 @@
+"""The control without attention: the last state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attnbench import Attention, Register, check_mask, hide_masked, hookimpl
+
+
+class Last(Attention):
+    """The last valid value: a plain encoder-decoder (Sutskever, Vinyals, Le 2014, arXiv:1409.3215).
+
+    context = value at the last position that the mask allows
+    """
+
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "it takes the last key, so that order is the point"}
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        super().__init__()
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend to the last allowed key."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        B, Q, K = query.shape[0], query.shape[1], key.shape[1]
+        position = torch.arange(K, device=query.device)
+        allowed = position if mask is None else torch.where(mask, position, -1)
+        last = allowed.amax(dim=-1, keepdim=True)
+        weights = (position == last).to(value.dtype).expand(B, Q, K)
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `last`."""
+    register("last", Last)

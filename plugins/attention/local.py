@@ -1,0 +1,90 @@
+"""Local attention: a window around one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+
+class Local(Attention):
+    """A window of 2D + 1 keys around p (Luong, Pham, Manning 2015, arXiv:1508.04025).
+
+    monotonic:  query t looks around p = t; weights = softmax(score) over the window
+    predictive: p = S sigmoid(vᵀ tanh(W query)); weights = softmax(score - (s - p)² / 2σ²) over the window, σ = D/2
+
+    s is a key's position and S the place behind the last key that the mask allows. The paper multiplies by the
+    Gaussian after the softmax, so that its weights sum to less than one; here its logarithm is added before. A
+    monotonic window that would begin behind the last key stays at it.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value and of the context.
+        score: makes the scoring function.
+        window: D, how far it sees on either side.
+        alignment: monotonic or predictive.
+
+    Raises ValueError when window is not positive.
+    """
+
+    positional = True
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "its window is over positions, so that order is the point"}
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        score: MakeScore,
+        *,
+        window: int = 10,
+        alignment: Literal["monotonic", "predictive"] = "predictive",
+    ) -> None:
+        super().__init__()
+        if window < 1:
+            raise ValueError(f"window is at least 1, not {window}")
+        self.score = score(query_dim, key_dim)
+        self.window = window
+        self.predictive = alignment == "predictive"
+        if self.predictive:
+            self.W = nn.Linear(query_dim, query_dim, bias=False)
+            self.v = nn.Linear(query_dim, 1, bias=False)
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend within the window."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        Q, K = query.shape[1], key.shape[1]
+        s = torch.arange(K, device=query.device)
+        last = s[-1:].view(1, 1, 1) if mask is None else torch.where(mask, s, 0).amax(dim=-1, keepdim=True)
+        scores = self.score(query, key)
+        if self.predictive:
+            p = (last + 1) * torch.sigmoid(self.v(torch.tanh(self.W(query))))
+            scores = scores - (s - p).square() / (2 * (self.window / 2) ** 2)
+        else:
+            p = torch.minimum(torch.arange(Q, device=query.device).view(1, Q, 1), last)
+        inside = ((s - p).abs() <= self.window).expand(scores.shape)
+        weights = masked_softmax(scores, inside if mask is None else inside & mask)
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `local`."""
+    register("local", Local)

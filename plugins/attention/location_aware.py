@@ -1,0 +1,91 @@
+"""Location-aware attention: it knows where it looked before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+
+class LocationAware(Attention):
+    """Additive attention that also sees its last weights (Chorowski et al. 2015, arXiv:1506.07503).
+
+    f = F * previous, a convolution along the keys; 0 at the first query
+    weights = softmax over the keys of wᵀ tanh(W query + V key + U f + b)
+    context = weights · value
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value and of the context.
+        hidden_dim: the width of the layer; null takes the key's.
+        channels: how many filters F has.
+        kernel_size: how many keys a filter spans; odd (the paper: 201 frames of speech).
+
+    Raises ValueError when a size is not positive or kernel_size is even; and when called with several queries, for
+    where it looks depends on where it looked: hand it one query, and as `previous` the weights it gave last.
+    """
+
+    recurrent = True
+    excused: ClassVar[Mapping[str, str]] = {
+        "permutation": "it convolves over the keys' positions, so that order is the point"
+    }
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        hidden_dim: int | None = None,
+        channels: int = 10,
+        kernel_size: int = 15,
+    ) -> None:
+        super().__init__()
+        width = key_dim if hidden_dim is None else hidden_dim
+        if min(width, channels, kernel_size) < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                "hidden_dim, channels and kernel_size are at least 1, and kernel_size is odd, "
+                f"not {width}, {channels} and {kernel_size}"
+            )
+        self.W = nn.Linear(query_dim, width)
+        self.V = nn.Linear(key_dim, width, bias=False)
+        self.U = nn.Linear(channels, width, bias=False)
+        self.F = nn.Conv1d(1, channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.w = nn.Linear(width, 1, bias=False)
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend for one query, knowing the weights of the one before."""
+        if query.shape[1] != 1:
+            raise ValueError(
+                f"location_aware takes one query at a time, not {query.shape[1]}: where it looks depends on where it "
+                "looked; pass query[:, t : t + 1], and as previous= the weights of the last call"
+            )
+        check_mask(mask, 1, key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        layer = self.W(query) + self.V(key)
+        if previous is not None:
+            layer = layer + self.U(self.F(previous.squeeze(1)).mT)
+        weights = masked_softmax(self.w(torch.tanh(layer)).mT, mask)
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `location_aware`."""
+    register("location_aware", LocationAware)

@@ -1,0 +1,58 @@
+"""The control that keeps what stands out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attnbench import Attention, Register, check_mask, hide_masked, hookimpl
+
+
+class MaxPool(Attention):
+    """Max pooling: in each feature the largest value, whatever is asked; a baseline, the analogue of saliency.
+
+    context_d = max over the keys that the mask allows of value_d
+    weights = the share of features that a key had the largest value in
+
+    Its context is not weights · value: each feature has a place of its own.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        super().__init__()
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Take the largest."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        B, Q, K = query.shape[0], query.shape[1], key.shape[1]
+        value_BqKD = value.unsqueeze(1)
+        if mask is not None:
+            value_BqKD = value_BqKD.masked_fill(~mask.unsqueeze(-1), torch.finfo(value.dtype).min)
+        context, place = value_BqKD.max(dim=2)
+        empty = None if mask is None else ~mask.any(dim=-1, keepdim=True)
+        if empty is not None:
+            context = context.masked_fill(empty, 0.0)
+        if not need_weights:
+            return context.expand(B, Q, -1), None
+        weights = F.one_hot(place, K).to(value.dtype).mean(dim=-2)
+        if empty is not None:
+            weights = weights.masked_fill(empty, 0.0)
+        return context.expand(B, Q, -1), weights.expand(B, Q, K).unsqueeze(1)
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `max_pool`."""
+    register("max_pool", MaxPool)

@@ -1,0 +1,95 @@
+"""Multi-head attention with any scoring function."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import NORMALISERS, Attention, MakeScore, Normaliser, Register, check_mask, hide_masked, hookimpl
+
+
+class MultiHead(Attention):
+    """Several attentions side by side, each on its own projections (Vaswani et al. 2017, arXiv:1706.03762).
+
+    head_h = normaliser(score(Wq_h query, Wk_h key)) · Wv_h value
+    context = Wo [head_1; ...; head_H]
+
+    With scoring=scaled_dot this is `torch.nn.MultiheadAttention`. One scoring function serves all heads: they differ
+    by their projections.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value.
+        score: makes the scoring function, for the width of a head.
+        num_heads: H; divides embed_dim.
+        embed_dim: E, the width of all heads together and of the context; null takes the query's.
+        bias: whether the four projections have one.
+        normaliser: softmax, or sparsemax or entmax15, which give most keys no weight at all.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        score: MakeScore,
+        *,
+        num_heads: int = 4,
+        embed_dim: int | None = None,
+        bias: bool = True,
+        normaliser: Normaliser = "softmax",
+    ) -> None:
+        super().__init__()
+        self.out_dim = query_dim if embed_dim is None else embed_dim
+        if num_heads < 1 or self.out_dim % num_heads:
+            divisors = [n for n in range(1, self.out_dim + 1) if self.out_dim % n == 0]
+            close = min(divisors, key=lambda n: abs(n - num_heads))
+            raise ValueError(
+                f"num_heads={num_heads} does not divide the width {self.out_dim}; try num_heads={close}, "
+                "or another embed_dim"
+            )
+        self.num_heads, self.normaliser = num_heads, normaliser
+        head_dim = self.out_dim // num_heads
+        self.score = score(head_dim, head_dim)
+        self.query = nn.Linear(query_dim, self.out_dim, bias=bias)
+        self.key = nn.Linear(key_dim, self.out_dim, bias=bias)
+        self.value = nn.Linear(value_dim, self.out_dim, bias=bias)
+        self.out = nn.Linear(self.out_dim, self.out_dim, bias=bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B H Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
+        """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        q_BHQd, k_BHKd, v_BHKd = (
+            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        allowed = None if mask is None else mask.unsqueeze(1)
+        weights = None
+        fused = not need_weights and self.normaliser == "softmax"
+        if fused and (factors := self.score.factor(q_BHQd, k_BHKd)) is not None:
+            heads = F.scaled_dot_product_attention(*factors, v_BHKd, attn_mask=allowed, scale=1.0)
+        else:
+            weights = NORMALISERS[self.normaliser](self.score(q_BHQd, k_BHKd), allowed)
+            heads = weights @ v_BHKd
+        context = self.out(heads.transpose(1, 2).flatten(-2))
+        if mask is not None:  # the bias of the output projection must not fill a row that attends nothing
+            context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+        return context, weights if need_weights else None
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `multihead`."""
+    register("multihead", MultiHead)

@@ -1,0 +1,131 @@
+"""The addressing of the Neural Turing Machine: by content, then by place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+NOTHING = 1e-30  # a weight so small that adding it changes none that counts, and large enough to have a logarithm
+
+
+class NTM(Attention):
+    """Finds a key by content, or steps on from where it was (Graves, Wayne, Danihelka 2014, arXiv:1410.5401).
+
+    k, β, g, s, γ = W query + b, as k = tanh, β = softplus, g = sigmoid, s = softmax, γ = 1 + softplus
+    content = softmax over the keys of β score(k, key)                   eq. 5
+    gated   = g content + (1 - g) w_prev                                 eq. 7
+    shifted = Σ_j s(j) gated moved on by j keys, round the edge          eq. 8
+    weights = shifted^γ / Σ shifted^γ                                    eq. 9
+    context = weights · value
+
+    w_prev is `previous`; at the first query all of it lies on the first key, for heads that start with equal weights
+    on equal rows can never tell one row from another. Keys that are masked are no part of the ring that s moves round.
+    With scoring=cosine, whose own strength multiplies β, and scoring.beta=1 this is the paper's measure.
+
+    Args:
+        query_dim: Dq, the width of a query: the controller's state.
+        key_dim: Dk, the width of a key: of a row of the memory.
+        value_dim: Dv, the width of a value and of the context.
+        score: makes the scoring function, of k and a key.
+        max_shift: how many keys s can move on or back.
+        beta_bias: what b gives β at the start; a large one looks sharply from the first.
+
+    Raises ValueError when max_shift is negative; and when called with several queries, for where it looks depends on
+    where it looked: hand it one query, and as `previous` the weights that it gave last.
+    """
+
+    recurrent = True
+    excused: ClassVar[Mapping[str, str]] = {
+        "permutation": "it steps from one key to the next, so that order is the point"
+    }
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        score: MakeScore,
+        *,
+        max_shift: int = 1,
+        beta_bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if max_shift < 0:
+            raise ValueError(f"max_shift is at least 0, not {max_shift}")
+        self.score = score(key_dim, key_dim)
+        self.parts = (key_dim, 1, 1, 2 * max_shift + 1, 1)
+        self.head = nn.Linear(query_dim, sum(self.parts))
+        nn.init.xavier_uniform_(self.head.weight, gain=1.4)
+        nn.init.normal_(self.head.bias, std=0.01)
+        with torch.no_grad():
+            self.head.bias[key_dim] += beta_bias
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend for one query, knowing the weights of the one before."""
+        if query.shape[1] != 1:
+            raise ValueError(
+                f"ntm takes one query at a time, not {query.shape[1]}: where it looks depends on where it looked; "
+                "pass query[:, t : t + 1], and as previous= the weights of the last call"
+            )
+        check_mask(mask, 1, key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        k, beta, g, s, gamma = self.head(query).split(self.parts, dim=-1)
+        content = masked_softmax(F.softplus(beta) * self.score(torch.tanh(k), key), mask)
+        w_prev = first(key, mask) if previous is None else previous.squeeze(1)
+        gated = torch.lerp(w_prev, content, torch.sigmoid(g))
+        weights = sharpen(shift(gated, torch.softmax(s, dim=-1), mask), 1 + F.softplus(gamma), mask)
+        return torch.bmm(weights, value), weights.unsqueeze(1) if need_weights else None
+
+
+def first(key: Float[Tensor, "B K Dk"], mask: Bool[Tensor, "B 1 K"] | None) -> Float[Tensor, "B 1 K"]:
+    """Give the weights that lie on the first key there is."""
+    allowed = key.new_ones(key.shape[0], 1, key.shape[1]) if mask is None else mask.to(key.dtype)
+    return allowed * (allowed.cumsum(dim=-1) == 1)
+
+
+def shift(
+    gated: Float[Tensor, "B 1 K"], s: Float[Tensor, "B 1 S"], mask: Bool[Tensor, "B 1 K"] | None = None
+) -> Float[Tensor, "B 1 K"]:
+    """Move weights round the ring of the allowed keys: shifted(i) = Σ_j s(j) gated(i - j), j from S // 2 down."""
+    keys, most = gated.shape[-1], s.shape[-1] // 2
+    if mask is None and most <= keys:
+        ring = torch.cat([gated[..., keys - most :], gated, gated[..., :most]], dim=-1)
+        return torch.bmm(s, ring.squeeze(1).unfold(-1, keys, 1))
+    allowed = torch.ones_like(gated, dtype=torch.bool) if mask is None else mask.expand_as(gated)
+    rank = allowed.cumsum(dim=-1) - 1
+    back = torch.arange(most, -most - 1, -1, device=gated.device).unsqueeze(-1)
+    behind = (rank - back) % allowed.sum(dim=-1, keepdim=True).clamp(min=1)
+    order = allowed.byte().argsort(dim=-1, descending=True, stable=True)  # of the keys, the allowed ones first
+    source = order.expand_as(behind).gather(-1, behind)
+    return (s @ gated.expand(-1, len(back), -1).gather(-1, source)).masked_fill(~allowed, 0.0)
+
+
+def sharpen(
+    shifted: Float[Tensor, "B 1 K"], gamma: Float[Tensor, "B 1 1"], mask: Bool[Tensor, "B 1 K"] | None = None
+) -> Float[Tensor, "B 1 K"]:
+    """Give shifted^γ / Σ shifted^γ, as the softmax of γ log shifted: no γ brings the sum to 0."""
+    wide = shifted if shifted.dtype == torch.float64 else shifted.float()  # half precision does not know NOTHING
+    return masked_softmax(gamma * (wide + NOTHING).log(), mask).to(shifted.dtype)
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `ntm`."""
+    register("ntm", NTM)

@@ -1,0 +1,82 @@
+"""Self-attention with projections in and none out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+
+class SelfAttention(Attention):
+    """One head of scaled dot products between projections of one input (Vaswani et al. 2017, arXiv:1706.03762).
+
+    weights = softmax(scale · (Wq query)·(Wk key))
+    context = weights · Wv value
+
+    No biases and no output projection: 3 x 128 x 128 = 49,152 parameters at width 128. Self-attention is a host that
+    gives one input as query, key and value; the projections make any three inputs comparable. For another scoring
+    function than the dot product: attention=multihead attention.num_heads=1.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value.
+        dim: D, the width of the projections and of the context; null takes the query's.
+        scale: multiplies the dot products; null takes 1/sqrt(D).
+        init: how the projections begin: xavier (Glorot's uniform), or uniform over [-0.05, 0.05), Keras's default.
+
+    Raises ValueError when dim is not positive.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        dim: int | None = None,
+        scale: float | None = None,
+        init: Literal["xavier", "uniform"] = "xavier",
+    ) -> None:
+        super().__init__()
+        self.out_dim = query_dim if dim is None else dim
+        if self.out_dim < 1:
+            raise ValueError(f"dim is at least 1, not {dim}")
+        self.scale = self.out_dim**-0.5 if scale is None else scale
+        self.query = nn.Linear(query_dim, self.out_dim, bias=False)
+        self.key = nn.Linear(key_dim, self.out_dim, bias=False)
+        self.value = nn.Linear(value_dim, self.out_dim, bias=False)
+        for project in (self.query, self.key, self.value):
+            if init == "uniform":
+                nn.init.uniform_(project.weight, -0.05, 0.05)
+            else:
+                nn.init.xavier_uniform_(project.weight)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend, on a fused kernel when no weights are needed."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        q, k, v = self.query(query), self.key(key), self.value(value)
+        if not need_weights:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale), None
+        weights = masked_softmax(self.scale * q @ k.mT, mask)
+        return weights @ v, weights.unsqueeze(1)
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `self`."""
+    register("self", SelfAttention)

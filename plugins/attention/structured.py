@@ -1,0 +1,84 @@
+"""Structured self-attention: several learned looks at a sequence, kept apart by a penalty."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+
+
+class Structured(Attention):
+    """r hops of learned queries over the keys (Lin et al. 2017, arXiv:1703.03130).
+
+    A = softmax over the keys of W2 tanh(W1 key), [r, K]
+    context = A · value, the r rows side by side
+    penalty = coefficient · |A Aᵀ - I|²: hops that look at the same place cost
+
+    What is asked does not matter: each query is given the same context, unless the mask differs between queries. The
+    hops stand where other mechanisms have heads.
+
+    Args:
+        query_dim: Dq, not used.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value; the context is r times as wide.
+        hops: r.
+        hidden_dim: the width of W1's layer; null takes the key's.
+        coefficient: the weight of the penalty (the paper: 1.0 for Age and Yelp, 0.3 for SNLI).
+
+    Raises ValueError when hops or hidden_dim is not positive.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        hops: int = 4,
+        hidden_dim: int | None = None,
+        coefficient: float = 1.0,
+    ) -> None:
+        super().__init__()
+        width = key_dim if hidden_dim is None else hidden_dim
+        if min(hops, width) < 1:
+            raise ValueError(f"hops and hidden_dim are at least 1, not {hops} and {width}")
+        self.W1 = nn.Linear(key_dim, width, bias=False)
+        self.W2 = nn.Linear(width, hops, bias=False)
+        self.coefficient = coefficient
+        self.out_dim = hops * value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B r Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B r Q K"] | None]:
+        """Look r times."""
+        check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
+        scores = self.W2(torch.tanh(self.W1(key))).mT.unsqueeze(2)
+        if mask is None:
+            A = masked_softmax(scores)
+        else:
+            A = masked_softmax(scores.expand(-1, -1, mask.shape[1], -1), mask.unsqueeze(1))
+        context = (A @ value.unsqueeze(1)).transpose(1, 2).flatten(-2)
+        Q = query.shape[1]
+        return context.expand(-1, Q, -1), A.expand(-1, -1, Q, -1) if need_weights else None
+
+    def penalty(self, weights: Float[Tensor, "B r Q K"]) -> Float[Tensor, ""]:
+        """Give coefficient · |A Aᵀ - I|², squared Frobenius norm, the mean over examples and queries."""
+        A = weights.transpose(1, 2)
+        excess = A @ A.mT - torch.eye(A.shape[-2], dtype=A.dtype, device=A.device)
+        return self.coefficient * excess.square().sum(dim=(-2, -1)).mean()
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `structured`."""
+    register("structured", Structured)

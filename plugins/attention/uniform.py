@@ -1,0 +1,40 @@
+"""The control without attention: the mean."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attnbench import Attention, Register, hide_masked, hookimpl, masked_softmax
+
+
+class Uniform(Attention):
+    """Mean pooling: looks at every key alike. The baseline that tells what choosing where to look buys.
+
+    context = mean of the values that the mask allows
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        super().__init__()
+        self.out_dim = value_dim
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend to all keys alike."""
+        key, value = hide_masked(mask, key, value)
+        weights = masked_softmax(query.new_zeros(query.shape[0], query.shape[1], key.shape[1]), mask)
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `uniform`."""
+    register("uniform", Uniform)

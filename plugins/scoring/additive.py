@@ -1,0 +1,193 @@
+"""Additive scores, without the tensor of all pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from attnbench import Register, ScoringFunction, hookimpl
+
+
+class Additive(ScoringFunction):
+    """A layer of tanh over query and key (Bahdanau, Cho, Bengio 2014, arXiv:1409.0473).
+
+    score(q, k) = vᵀ tanh(W q + U k)
+
+    Luong's "concat" (2015, arXiv:1508.04025), vᵀ tanh(W' [q; k]), is the same function: W' is W and U side by side.
+
+    The textbook form holds Q x K x D numbers, several times over, and spends its time in tanh. Here, with a = W q
+    and b = U k,
+
+        tanh(a + b) = 1 - 2u,   u = 1 / (1 + e^2a e^2b),   d tanh(a + b) = 4 u (1 - u)
+
+    so that exponentials are taken per token and not per pair, and u is made tile by tile, in the backward pass too.
+    Half precision is computed in float32. Second derivatives exist only where all pairs fit one tile.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        hidden_dim: D, the width of the layer; null takes the key's.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, *, hidden_dim: int | None = None) -> None:
+        super().__init__()
+        width = key_dim if hidden_dim is None else hidden_dim
+        if width < 1:
+            raise ValueError(f"hidden_dim is at least 1, not {width}")
+        self.W = nn.Linear(query_dim, width, bias=False)
+        self.U = nn.Linear(key_dim, width, bias=False)
+        self.v = nn.Linear(width, 1, bias=False)
+
+    def forward(
+        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
+    ) -> Float[Tensor, "*#batch Q K"]:
+        """Score every query against every key."""
+        a, b, v = self.W(query), self.U(key), self.v.weight.squeeze(0)
+        narrow, wide = a.dtype, torch.float64 if a.dtype == torch.float64 else torch.float32
+        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+        shape = (*batch, a.shape[-2], b.shape[-2])
+        small = narrow == wide and math.prod(shape) * len(v) <= TILE and not torch.compiler.is_compiling()
+        if small or torch.compiler.is_exporting():
+            return v.sum() - 2 * (plain(a, b) @ v)  # for one tile, autograd's own bookkeeping is the cheapest
+        a, b = (x.to(wide).expand(*batch, -1, -1).reshape(-1, *x.shape[-2:]) for x in (a, b))
+        scores: Tensor = Scores.apply(a, b, v.to(wide))  # type: ignore[no-untyped-call]
+        return scores.view(shape).to(narrow)
+
+
+#: How many numbers a tile holds: 1 MiB in float32, which a core's cache keeps from one pass over it to the next.
+TILE = 2**18
+#: On a GPU a tile is made by one kernel launch after another, which wants more of them at a time.
+GPU_TILE = 2**24
+
+
+def plain(a: Tensor, b: Tensor) -> Tensor:
+    """Give u with one exponential per pair, which is right for any input."""
+    return torch.sigmoid((-2 * a).unsqueeze(-2) + (-2 * b).unsqueeze(-3))
+
+
+def factored(a: Tensor, b: Tensor) -> Tensor:
+    """Give u with exponentials per token, which is right where `in_range` says so."""
+    return 1 / (1 + (2 * a).exp().unsqueeze(-2) * (2 * b).exp().unsqueeze(-3))
+
+
+def scores_of(u: Tensor, v: Tensor) -> Tensor:
+    """Sum over D; no matrix product, which autocast would take to half precision and a compiler would not fuse."""
+    return v.sum() - 2 * (u * v).sum(-1)
+
+
+def gradients_of(u: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients to a, b and v."""
+    g = grad.unsqueeze(-1)
+    s = g * (u - u * u)
+    return 4 * v * s.sum(2), 4 * v * s.sum(1), grad.sum() - 2 * (g * u).sum((0, 1, 2))
+
+
+def in_range(a: Tensor, b: Tensor) -> Tensor:
+    """Tell whether every e^2a and e^2b is a normal number (in float32: |a|, |b| < 42.8).
+
+    Their product may still overflow or vanish, and then u = 1/inf = 0 or 1/1 = 1 is right. NaN is not in range.
+    """
+    limit = -0.49 * math.log(torch.finfo(a.dtype).tiny)
+    return torch.maximum(a.abs().amax(), b.abs().amax()) < limit
+
+
+def either(compute: Callable[..., Any], a: Tensor, b: Tensor, *others: Tensor) -> Any:
+    """Compute with the `factored` u where that is right, else the `plain` one, in a graph that a compiler takes whole.
+
+    A GPU waits for memory, not for exponentials: it takes the plain one, and need not ask.
+    """
+    if a.device.type != "cpu":
+        return compute(plain, a, b, *others)
+    branches = (lambda *given: compute(factored, *given)), (lambda *given: compute(plain, *given))
+    return torch.cond(in_range(a, b), *branches, (a, b, *others))
+
+
+class Scores(torch.autograd.Function):
+    """scores[n, i, j] = vᵀ tanh(a[n, i] + b[n, j]), for a [N, Q, D], b [N, K, D], v [D]; memory for one tile.
+
+    A compiler fuses the passes over a pair, and then no tile is ever stored.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+        """Keep what there is per token, and nothing per pair."""
+        if torch.compiler.is_compiling():
+            ctx.save_for_backward(a, b, v)
+            fused: Tensor = either(lambda u_of, a, b, v: scores_of(u_of(a, b), v), a, b, v)
+            return fused
+        # a GPU waits for memory and not for an exponential, and would have to wait for the answer to this question
+        ctx.factored = a.device.type == "cpu" and bool(a.numel() and b.numel() and in_range(a, b))
+        x, y = ((2 * a).exp_(), (2 * b).exp_()) if ctx.factored else (-2 * a, -2 * b)
+        x, y = x.unsqueeze(2), y.unsqueeze(1)
+        ctx.save_for_backward(x, y, v)
+        scores = a.new_empty(len(a), a.shape[1], b.shape[1], 1)
+        total = v.sum()
+        for u, out in tiles(ctx.factored, x, y, scores):
+            torch.sub(total, torch.mv(u.view(-1, len(v)), v).view_as(out), alpha=2, out=out)
+        return scores.squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Make every u again."""
+        if torch.compiler.is_compiling():
+            a, b, v = ctx.saved_tensors
+            return either(lambda u_of, a, b, v, grad: gradients_of(u_of(a, b), v, grad), a, b, v, grad)
+        x, y, v = ctx.saved_tensors
+        a_grad, b_grad, v_grad = torch.zeros_like(x), torch.zeros_like(y), torch.zeros_like(v)
+        for u, g, ga, gb in tiles(ctx.factored, x, y, grad.unsqueeze(-1), a_grad, b_grad):
+            v_grad.addmv_(u.view(-1, len(v)).t(), g.reshape(-1))
+            s = torch.addcmul(u, u, u, value=-1, out=u).mul_(g)
+            ga.add_(s.sum(2, keepdim=True))
+            gb.add_(s.sum(1, keepdim=True))
+        return a_grad.squeeze(2).mul_(4 * v), b_grad.squeeze(1).mul_(4 * v), grad.sum() - 2 * v_grad
+
+
+def tiles(factored: bool, x: Tensor, y: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut [N, Q, K, D] into tiles; give u there, to be written over, and the same part of each other tensor.
+
+    Args:
+        factored: whether x and y are exponentials, or -2a and -2b.
+        x: [N, Q, 1, D].
+        y: [N, 1, K, D].
+        others: of four dimensions, each as long as here or 1.
+    """
+    (N, Q, _, D), K = x.shape, y.shape[2]
+    limit = TILE if x.device.type == "cpu" else GPU_TILE
+    sizes = [1, 1, max(1, min(K, limit // D))]  # keys lie side by side, so they are cut last
+    sizes[1] = max(1, min(Q, limit // (D * sizes[2])))
+    sizes[0] = max(1, min(N, limit // (D * sizes[2] * sizes[1])))
+    room, one = x.new_empty(math.prod(sizes) * D), x.new_ones(())
+    for x_tile, y_tile, *parts in cut(sizes, x, y, *others):
+        shape = (len(x_tile), x_tile.shape[1], y_tile.shape[2], D)
+        u = room[: math.prod(shape)].view(shape)
+        if factored:
+            torch.addcmul(one, x_tile, y_tile, out=u).reciprocal_()
+        else:
+            torch.add(x_tile, y_tile, out=u).sigmoid_()
+        yield u, *parts
+
+
+def cut(sizes: list[int], *tensors: Tensor, dim: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors into blocks of `sizes`, dimension by dimension; a dimension of 1 goes with every block."""
+    if dim == len(sizes):
+        yield tensors
+    elif all(tensor.shape[dim] <= sizes[dim] for tensor in tensors):
+        yield from cut(sizes, *tensors, dim=dim + 1)
+    else:
+        split = (torch.split(t, sizes[dim], dim) if t.shape[dim] > sizes[dim] else repeat(t) for t in tensors)
+        for blocks in zip(*split, strict=False):
+            yield from cut(sizes, *blocks, dim=dim + 1)
+
+
+@hookimpl
+def register_scoring(register: Register) -> None:
+    """Contribute `additive`."""
+    register("additive", Additive)

@@ -1,0 +1,62 @@
+"""Gaussian scores: kernel regression."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnbench import Register, ScoringFunction, hookimpl
+
+
+class Gaussian(ScoringFunction):
+    """Squared distance, whose softmax is kernel regression (Nadaraya 1964; Watson 1964).
+
+    score(q, k) = -|q - k|² / 2σ², σ > 0 learned: the kernel's bandwidth
+
+    The square is expanded, |q|² - 2 q·k + |k|², so that no array of Q x K x D is made; its rounding is that of |q||k|.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        bandwidth: σ at the start; null takes Dk^(1/4), at which the term q·k weighs what it does in scaled_dot.
+
+    Raises ValueError when query and key differ in width, or bandwidth is not positive.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, *, bandwidth: float | None = None) -> None:
+        super().__init__()
+        if query_dim != key_dim:
+            raise ValueError(
+                f"gaussian needs query and key of one width, not {query_dim} and {key_dim}; scoring=bilinear takes any"
+            )
+        if bandwidth is not None and not bandwidth > 0:
+            raise ValueError(f"bandwidth is positive, not {bandwidth}")
+        self.log_bandwidth = nn.Parameter(torch.tensor(math.log(key_dim**0.25 if bandwidth is None else bandwidth)))
+
+    def forward(
+        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
+    ) -> Float[Tensor, "*batch Q K"]:
+        """Score every query against every key."""
+        q, k = self.factor(query, key)
+        return q @ k.mT - 0.5 * self.precision() * query.square().sum(dim=-1, keepdim=True)
+
+    def factor(
+        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
+    ) -> tuple[Float[Tensor, "*#batch Q D+1"], Float[Tensor, "*#batch K D+1"]]:
+        """q' = [q; 1] / σ², k' = [k; -|k|²/2]. The term in |q|² is the same for all keys: softmax cancels it."""
+        q = torch.cat([query, torch.ones_like(query[..., :1])], dim=-1)
+        k = torch.cat([key, -0.5 * key.square().sum(dim=-1, keepdim=True)], dim=-1)
+        return self.precision() * q, k
+
+    def precision(self) -> Float[Tensor, ""]:
+        """Give 1/σ²."""
+        return torch.exp(-2 * self.log_bandwidth)
+
+
+@hookimpl
+def register_scoring(register: Register) -> None:
+    """Contribute `gaussian`."""
+    register("gaussian", Gaussian)
