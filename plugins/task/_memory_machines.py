@@ -1,0 +1,339 @@
+"""What learns the memory's problems: the Neural Turing Machine, an LSTM, a Transformer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attnbench import Attention, MakeAttention
+
+Controller = Literal["lstm", "feedforward"]
+Start = Literal["constant", "learned", "random"]
+
+
+class Trace(NamedTuple):
+    """What a Neural Turing Machine did, step by step.
+
+    Attributes:
+        writings: [B, T, heads, N], where each write head wrote.
+        readings: [B, T, heads, N], where each read head read.
+        adds: [B, T, heads, M], what was added.
+        reads: [B, T, heads * M'], what was read.
+    """
+
+    writings: Tensor
+    readings: Tensor
+    adds: Tensor
+    reads: Tensor
+
+
+def write(
+    memory: Float[Tensor, "B N M"],
+    weights: Float[Tensor, "B H N"],
+    erase: Float[Tensor, "B H M"],
+    add: Float[Tensor, "B H M"],
+) -> Float[Tensor, "B N M"]:
+    """Erase, then add, of all heads: memory Π_h (1 - w_h e_hᵀ) + Σ_h w_h a_hᵀ (eqs. 3 and 4)."""
+    kept = memory
+    for w, e in zip(torch.split(weights, 1, dim=1), torch.split(erase, 1, dim=1), strict=True):
+        kept = torch.addcmul(kept, kept * w.mT, e, value=-1)
+    return torch.baddbmm(kept, weights.mT, add)
+
+
+class LSTM(nn.Module):
+    """One step of an LSTM whose input is known in two parts: x beforehand, and what is read as it goes.
+
+    i, f, o = sigmoid(W [x; r; h] + b); u = tanh(W' [x; r; h] + b')
+    c = f c + i u; h = o tanh(c)
+
+    The first state is learned. Weights are uniform in ±5/sqrt(fan-in), as in the reference of Collier and Beel 2018.
+    """
+
+    def __init__(self, inputs: int, read: int, hidden: int) -> None:
+        super().__init__()
+        self.x, self.rh = nn.Linear(inputs, 4 * hidden), nn.Linear(read + hidden, 4 * hidden, bias=False)
+        bound = 5 / math.sqrt(inputs + read + hidden)
+        for layer in (self.x, self.rh):
+            nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.zeros_(self.x.bias)
+        self.start = nn.Parameter(torch.zeros(2, hidden))
+        self.hidden = hidden
+
+    def begin(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Give the first state."""
+        h, c = self.start.unsqueeze(1).expand(-1, batch, -1)
+        return h, c
+
+    def forward(
+        self, x: Float[Tensor, "B G"], read: Float[Tensor, "B R"], state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Step; `x` has been through `self.x`."""
+        h, c = state
+        gates = torch.addmm(x, torch.cat([read, h], dim=-1), self.rh.weight.t())
+        opened, u = torch.split(gates, [3 * self.hidden, self.hidden], dim=-1)
+        i, f, o = torch.sigmoid(opened).chunk(3, dim=-1)
+        c = torch.addcmul(f * c, i, torch.tanh(u))
+        return o * torch.tanh(c), c
+
+
+class FeedForward(nn.Module):
+    """h = tanh(W [x; r] + b): a controller that remembers nothing by itself."""
+
+    def __init__(self, inputs: int, read: int, hidden: int) -> None:
+        super().__init__()
+        self.x, self.r = nn.Linear(inputs, hidden), nn.Linear(read, hidden, bias=False)
+        self.hidden = hidden
+
+    def begin(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Give a state of nothing."""
+        nothing = self.r.weight.new_zeros(batch, 0)
+        return nothing, nothing
+
+    def forward(
+        self, x: Float[Tensor, "B G"], read: Float[Tensor, "B R"], state: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Step; `x` has been through `self.x`."""
+        h = torch.tanh(torch.addmm(x, read, self.r.weight.t()))
+        return h, state[1]
+
+
+class WriteHead(nn.Module):
+    """erase = sigmoid(W h), add = tanh(W' h)."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden, 2 * width)
+        nn.init.xavier_uniform_(self.project.weight, gain=1.4)
+        nn.init.normal_(self.project.bias, std=0.01)
+
+    def forward(self, h: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B 1 M"], Float[Tensor, "B 1 M"]]:
+        """Say what to erase and what to add."""
+        erase, add = self.project(h).unsqueeze(1).chunk(2, dim=-1)
+        return torch.sigmoid(erase), torch.tanh(add)
+
+
+class TuringMachine(nn.Module):
+    """A controller with a memory that attention reads and writes (Graves, Wayne, Danihelka 2014, arXiv:1410.5401).
+
+    h_t = controller(x_t, what was read at t - 1)
+    read heads:  r = attention(h_t; keys and values: the rows of the memory)
+    write heads: w = the weights of attention(h_t; the rows); erase, then add
+    logits_t = linear([h_t; r_t])
+
+    Each head has an attention module of its own. Write heads need its weights, of which a module with several heads
+    gives the mean.
+
+    Args:
+        make_attention: fills each head's slot.
+        inputs: channels read.
+        outputs: channels written.
+        controller: lstm, or feedforward, which remembers nothing by itself.
+        controller_dim: the width of its state.
+        rows: N, of the memory.
+        width: M, of a row.
+        read_heads: how many heads read.
+        write_heads: how many heads write.
+        start: what the memory holds at first: 1e-6 everywhere (Collier and Beel 2018), learned rows, or noise.
+        write_first: whether a step writes before it reads.
+        eval_rows: rows when not in training; null takes as many.
+
+    Raises ValueError when a size is not positive, learned rows are to be of two numbers, or the attention has no
+    weights to write with.
+    """
+
+    def __init__(
+        self,
+        make_attention: MakeAttention,
+        inputs: int,
+        outputs: int,
+        *,
+        controller: Controller,
+        controller_dim: int,
+        rows: int,
+        width: int,
+        read_heads: int,
+        write_heads: int,
+        start: Start,
+        write_first: bool,
+        eval_rows: int | None,
+    ) -> None:
+        super().__init__()
+        if min(controller_dim, rows, width, read_heads, write_heads, eval_rows or 1) < 1:
+            raise ValueError("controller_dim, rows, width, read_heads and write_heads are at least 1")
+        if start == "learned" and eval_rows is not None:
+            raise ValueError("start=learned learns `rows` rows; with eval_rows the memory starts constant or random")
+        self.rows, self.eval_rows, self.width, self.start, self.write_first = rows, eval_rows, width, start, write_first
+        make = (make_attention(controller_dim, width, width) for _ in range(read_heads + write_heads))
+        self.heads = nn.ModuleList(make)
+        if not all(head.has_weights for head in self.attentions()):
+            raise ValueError("this attention has no weights, and without weights there is nowhere to write")
+        read = sum(head.out_dim for head in self.attentions()[:read_heads])
+        self.read_heads, self.read = read_heads, read
+        kind = LSTM if controller == "lstm" else FeedForward
+        self.controller = kind(inputs, read, controller_dim)
+        self.writers = nn.ModuleList(WriteHead(controller_dim, width) for _ in range(write_heads))
+        self.out = nn.Linear(controller_dim + read, outputs)
+        if start == "learned":
+            self.memory = nn.Parameter(torch.randn(rows, width) / math.sqrt(rows + width))
+
+    def attentions(self) -> list[Attention]:
+        """Give the heads' attention modules, those that read first."""
+        return [head for head in self.heads if isinstance(head, Attention)]
+
+    def fresh(self, like: Tensor) -> Float[Tensor, "B N M"]:
+        """Give the memory at the start."""
+        if self.start == "learned":
+            return self.memory.expand(len(like), -1, -1)
+        rows = self.rows if self.training or self.eval_rows is None else self.eval_rows
+        if self.start == "constant":
+            return like.new_full((len(like), rows, self.width), 1e-6)
+        bound = 1 / math.sqrt(rows + self.width)
+        return like.new_empty(len(like), rows, self.width).uniform_(-bound, bound)
+
+    def forward(self, inputs: Float[Tensor, "B T I"]) -> Float[Tensor, "B T O"]:
+        """Give the logits at every step."""
+        return self.run(inputs)[0]
+
+    def run(self, inputs: Float[Tensor, "B T I"]) -> tuple[Float[Tensor, "B T O"], Trace]:
+        """Give the logits at every step, and what was done."""
+        memory, state = self.fresh(inputs), self.controller.begin(len(inputs))
+        reads = inputs.new_zeros(len(inputs), self.read)
+        looked: list[Tensor | None] = [None] * len(self.heads)
+        queries: Tensor | None = None
+        states, read, writings, readings, adds = [], [], [], [], []
+        for x in self.controller.x(inputs).unbind(dim=1):
+            state = self.controller(x, reads, state)
+            query = state[0].unsqueeze(1)
+            if self.attentions()[0].positional:
+                query = queries = query if queries is None else torch.cat([queries, query], dim=1)
+            if self.write_first:
+                memory, written, added = self.write(state[0], query, memory, looked)
+                reads, seen = self.look(query, memory, looked)
+            else:
+                reads, seen = self.look(query, memory, looked)
+                memory, written, added = self.write(state[0], query, memory, looked)
+            states.append(state[0])
+            read.append(reads)
+            writings.append(written)
+            readings.append(seen)
+            adds.append(added)
+        trace = Trace(*(torch.stack(steps, dim=1) for steps in (writings, readings, adds, read)))
+        logits: Tensor = self.out(torch.cat([torch.stack(states, dim=1), trace.reads], dim=-1))
+        return logits, trace
+
+    def attend(
+        self, number: int, query: Tensor, memory: Tensor, looked: list[Tensor | None]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B 1 N"]]:
+        """Let a head look; remember where."""
+        head = self.heads[number]
+        context, weights = head(query, memory, memory, previous=looked[number])
+        if query.shape[1] > 1:
+            context, weights = context[:, -1:], weights[:, :, -1:]
+        looked[number] = weights
+        return context.squeeze(1), weights.squeeze(1) if weights.shape[1] == 1 else weights.mean(dim=1)
+
+    def look(
+        self, query: Tensor, memory: Tensor, looked: list[Tensor | None]
+    ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B H N"]]:
+        """Read with every read head: what, and where."""
+        found = [self.attend(number, query, memory, looked) for number in range(self.read_heads)]
+        contexts, weights = zip(*found, strict=True)
+        return side_by_side(contexts, -1), side_by_side(weights, 1)
+
+    def write(
+        self, h: Tensor, query: Tensor, memory: Tensor, looked: list[Tensor | None]
+    ) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B H N"], Float[Tensor, "B H M"]]:
+        """Write with every write head, all knowing the memory before: the memory after, where, and what was added."""
+        places = [self.attend(n, query, memory, looked)[1] for n in range(self.read_heads, len(self.heads))]
+        erase, add = zip(*(writer(h) for writer in self.writers), strict=True)
+        weights, erase_BHM, add_BHM = (side_by_side(parts, 1) for parts in (places, erase, add))
+        return write(memory, weights, erase_BHM, add_BHM), weights, add_BHM
+
+
+def side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Concatenate; one part is what it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
+class PlainLSTM(nn.Module):
+    """The baseline: an LSTM, and a linear layer."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, hidden, batch_first=True)
+        self.out = nn.Linear(hidden, outputs)
+
+    def forward(self, inputs: Float[Tensor, "B T I"]) -> Float[Tensor, "B T O"]:
+        """Give the logits at every step."""
+        logits: Tensor = self.out(self.lstm(inputs)[0])
+        return logits
+
+
+def lstm_like(parameters: int, inputs: int, outputs: int) -> PlainLSTM:
+    """Make the LSTM whose number of parameters is nearest to this."""
+
+    def count(hidden: int) -> int:
+        return 4 * hidden * (hidden + inputs + 2) + outputs * (hidden + 1)
+
+    around = max(1, math.isqrt(parameters // 4))
+    hidden = min(range(1, around + 1), key=lambda width: abs(count(width) - parameters))
+    return PlainLSTM(inputs, outputs, hidden)
+
+
+class Block(nn.Module):
+    """x = x + W attention(x' = norm(x)); x = x + feed-forward(norm(x))."""
+
+    def __init__(self, make_attention: MakeAttention, width: int) -> None:
+        super().__init__()
+        self.attention = make_attention(width, width, width)
+        self.context = nn.Linear(self.attention.out_dim, width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Float[Tensor, "B T D"], mask: Tensor) -> Float[Tensor, "B T D"]:
+        """Mix what is allowed."""
+        seen = self.norms[0](x)
+        x = x + self.context(self.attention(seen, seen, seen, mask, need_weights=False)[0])
+        mixed: Tensor = x + self.feed(self.norms[1](x))
+        return mixed
+
+
+class Transformer(nn.Module):
+    """Blocks of causal attention, and waves that tell the place (Vaswani et al. 2017, arXiv:1706.03762)."""
+
+    def __init__(self, make_attention: MakeAttention, inputs: int, outputs: int, width: int, layers: int) -> None:
+        super().__init__()
+        if width < 2 or width % 2 or layers < 1:
+            raise ValueError(f"width is even and layers at least 1, not {width} and {layers}")
+        self.embed = nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(Block(make_attention, width) for _ in range(layers))
+        if any(block.attention.recurrent for block in self.blocks if isinstance(block, Block)):
+            raise ValueError(
+                "task.machine=transformer asks all its queries at once, and this attention one after the other: "
+                "choose another, such as attention=multihead scoring=scaled_dot"
+            )
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, outputs)
+
+    def forward(self, inputs: Float[Tensor, "B T I"]) -> Float[Tensor, "B T O"]:
+        """Give the logits at every step."""
+        steps = inputs.shape[1]
+        x = self.embed(inputs)
+        x = x + waves(steps, x.shape[-1]).to(x)
+        mask = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril().expand(len(x), -1, -1)
+        for block in self.blocks:
+            x = block(x, mask)
+        logits: Tensor = self.out(self.norm(x))
+        return logits
+
+
+def waves(steps: int, width: int) -> Float[Tensor, "T D"]:
+    """Sines and cosines of the place, of wavelengths from 2π to 20,000π."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angles = torch.arange(steps).unsqueeze(1) * rates
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width - 2 * len(rates)))

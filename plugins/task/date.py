@@ -1,0 +1,357 @@
+"""Date conversion: characters in, YYYY-MM-DD out."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import random
+import re
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from attnbench import AttentionMap, MakeAttention, Register, Split, Task, UsageError, hookimpl
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+PAD, START = 0, 1
+CHARACTERS = string.digits + string.ascii_letters + " ,/-"
+INDEX = {character: number for number, character in enumerate(CHARACTERS, start=2)}
+VOCABULARY = len(CHARACTERS) + 2
+SOURCE_LENGTH, TARGET_LENGTH = 29, 10  # the book's columns
+FIRST_DAY, LAST_DAY = datetime.date(1970, 1, 1), datetime.date(2017, 7, 24)
+
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+# Where the three fields stand, in each form; a weekday belongs to none.
+FORMS = (
+    re.compile(r"(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{2}|\d{4})"),
+    re.compile(r"(?:[A-Za-z]+, )?(?P<month>[A-Za-z]+) (?P<day>\d{1,2}), (?P<year>\d{4})"),
+)
+FIELDS = ("year",) * 4 + (None,) + ("month",) * 2 + (None,) + ("day",) * 2  # of YYYY-MM-DD, character by character
+
+
+class Batch(NamedTuple):
+    """Source characters [B, S], padded behind, and target characters [B, 10]."""
+
+    source: Int[Tensor, "B S"]
+    target: Int[Tensor, "B T"]
+
+
+class Lines(Dataset[Batch]):
+    """Encoded (source, target) pairs."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self.source = torch.tensor([encode(source, SOURCE_LENGTH) for source, _ in pairs]).view(-1, SOURCE_LENGTH)
+        self.target = torch.tensor([encode(target, TARGET_LENGTH) for _, target in pairs]).view(-1, TARGET_LENGTH)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        source = self.source[indices]
+        return Batch(source[:, : int((source != PAD).sum(dim=1).max())], self.target[indices])
+
+
+def encode(text: str, length: int) -> list[int]:
+    """Turn characters into numbers, padded behind."""
+    return [INDEX[character] for character in text] + [PAD] * (length - len(text))
+
+
+def decode(numbers: Tensor) -> str:
+    """Turn numbers back into characters."""
+    return "".join(CHARACTERS[number - 2] if number > START else "·" for number in numbers.tolist())
+
+
+def written(day: datetime.date, form: str, case: str) -> str:
+    """Write a day as a person would: form short, medium, long or full, in en_US; case title, upper or lower."""
+    month = MONTHS[day.month - 1]
+    text = {
+        "short": f"{day.month}/{day.day}/{day.year % 100:02d}",
+        "medium": f"{month[:3]} {day.day}, {day.year}",
+        "long": f"{month} {day.day}, {day.year}",
+        "full": f"{DAYS[day.weekday()]}, {month} {day.day}, {day.year}",
+    }[form]
+    return {"title": text, "upper": text.upper(), "lower": text.lower()}[case]
+
+
+def drawn(rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Draw lines for ever, from the distribution of the book's data."""
+    span = (LAST_DAY - FIRST_DAY).days + 1
+    while True:
+        day = FIRST_DAY + datetime.timedelta(days=rng.randrange(span))
+        form = rng.choice(("short", "medium", "long", "full"))
+        case = rng.choice(("title", "title", "upper", "lower"))
+        yield written(day, form, case), day.isoformat()
+
+
+def alignment(source: str) -> Bool[Tensor, "10 S"]:
+    """Mark, for each character of YYYY-MM-DD, the source's characters that tell it: its whole field.
+
+    The hyphens have none; the century has the year's field, also where only two digits of the year are written.
+    A source in none of the four forms has none at all.
+    """
+    truth = torch.zeros(TARGET_LENGTH, len(source), dtype=torch.bool)
+    found = next((match for form in FORMS if (match := form.fullmatch(source.rstrip("·")))), None)
+    if found is not None:
+        for row, field in enumerate(FIELDS):
+            if field is not None:
+                truth[row, slice(*found.span(field))] = True
+    return truth
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    """Read a file in the book's format: 29 characters, `_`, 10 characters, a line each.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is malformed: which, and how.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"task.file={path}: cannot be read: {error}") from error
+    return [_parse(line, f"task.file={path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _parse(line: str, where: str) -> tuple[str, str]:
+    expected = f"expected {SOURCE_LENGTH} characters, `_`, {TARGET_LENGTH} characters (YYYY-MM-DD)"
+    if len(line) != SOURCE_LENGTH + 1 + TARGET_LENGTH or line[SOURCE_LENGTH] != "_":
+        raise UsageError(f"{where}: {expected}, got {line!r}")
+    source, target = line[:SOURCE_LENGTH].rstrip(), line[SOURCE_LENGTH + 1 :]
+    if not source:
+        raise UsageError(f"{where}: the date to convert is empty")
+    if unknown := sorted(set(source + target) - set(CHARACTERS)):
+        raise UsageError(f"{where}: unknown character {unknown[0]!r}; letters, digits, space and ,/- are known")
+    try:
+        datetime.date.fromisoformat(target)
+    except ValueError:
+        raise UsageError(f"{where}: {target!r} is not a date YYYY-MM-DD") from None
+    return source, target
+
+
+class Host(nn.Module):
+    """Encoder, attention slot, decoder.
+
+    states  = bidirectional GRU over the source                              [B, S, 2h]
+    queries = GRU over the target so far, begun from the encoder's last      [B, T, 2h]
+    logits  = linear([context; query]), context = attention(queries, states, states)
+    """
+
+    def __init__(self, make_attention: MakeAttention, embed_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        width = 2 * hidden_dim
+        self.embed = nn.Embedding(VOCABULARY, embed_dim, padding_idx=PAD)
+        self.encoder = nn.GRU(embed_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.decoder = nn.GRU(embed_dim, width, batch_first=True)
+        self.attention = make_attention(width, width, width)
+        self.out = nn.Linear(self.attention.out_dim + width, VOCABULARY)
+
+    def encode(self, source: Int[Tensor, "B S"]) -> tuple[Float[Tensor, "B S W"], Float[Tensor, "1 B W"]]:
+        """Read the source; padding is not read."""
+        lengths = (source != PAD).sum(dim=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(self.embed(source), lengths, batch_first=True, enforce_sorted=False)
+        states, last = self.encoder(packed)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
+        return padded, torch.cat([last[0], last[1]], dim=-1).unsqueeze(0)
+
+    def attend(
+        self, queries: Tensor, states: Tensor, mask: Tensor, previous: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Look at the states, all queries at once, or one after the other for a recurrent mechanism."""
+        if not self.attention.recurrent:
+            return self.attention(queries, states, states, mask, need_weights=need_weights)
+        contexts, weights = [], []
+        for query in torch.split(queries, 1, dim=1):
+            context, previous = self.attention(query, states, states, mask, previous=previous)
+            assert previous is not None  # a recurrent mechanism moves from its weights, so that it has them
+            contexts.append(context)
+            weights.append(previous)
+        return torch.cat(contexts, dim=1), torch.cat(weights, dim=2)
+
+    def forward(self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Teacher forcing: give the logits of each target character, knowing those before it."""
+        states, last = self.encode(source)
+        start = torch.full_like(target[:, :1], START)
+        queries, _ = self.decoder(self.embed(torch.cat([start, target[:, :-1]], dim=1)), last)
+        context, _ = self.attend(queries, states, self.mask(source), None, need_weights=False)
+        logits: Tensor = self.out(torch.cat([context, queries], dim=-1))
+        return logits
+
+    def greedy(self, source: Int[Tensor, "B S"]) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B H T S"] | None]:
+        """Decode one character after the other, the likeliest each time; and the weights it looked with, if any."""
+        states, hidden = self.encode(source)
+        mask = self.mask(source)
+        character = torch.full_like(source[:, :1], START)
+        previous: Tensor | None = None
+        so_far = states[:, :0]
+        written, looked = [], []
+        for _ in range(TARGET_LENGTH):
+            query, hidden = self.decoder(self.embed(character), hidden)
+            so_far = torch.cat([so_far, query], dim=1) if self.attention.positional else query
+            contexts, weights = self.attend(so_far, states, mask, previous, need_weights=self.attention.has_weights)
+            if weights is not None:
+                previous = weights[:, :, -1:]
+                looked.append(previous)
+            character = self.out(torch.cat([contexts[:, -1:], query], dim=-1)).argmax(dim=-1)
+            written.append(character)
+        return torch.cat(written, dim=1), torch.cat(looked, dim=2) if looked else None
+
+    @staticmethod
+    def mask(source: Int[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"]:
+        """True where a character stands."""
+        return (source != PAD).unsqueeze(1)
+
+
+class DateConversion(Task):
+    """Date conversion: `Sep 27, 1994` in, `1994-09-27` out, character by character.
+
+    The lines are drawn as those of "Deep Learning from Scratch 2" (Saito 2018, ch. 7 and 8): days uniform over
+    1970-01-01..2017-07-24, four forms, three cases. No string stands in two of train, validation and test.
+
+    Args:
+        lines: how many lines to draw; a file brings its own.
+        test_share: the share of them to test on.
+        val_share: the share of them to validate on.
+        file: read the lines from this file, in the book's format: 29 characters, `_`, 10 characters.
+        data_seed: draws and splits the lines; apart from the run's seed, so that seeds share their data.
+        embed_dim: the width of a character's embedding.
+        hidden_dim: the encoder's width in each direction; the decoder is twice as wide.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "trainer": {"max_epochs": 1, "batch_size": 64, "val_every": 84},
+        "optimizer": {"lr": 1e-2, "warmup": 0.1},
+    }
+    primary = "exact_match"
+    stepwise = True
+
+    def __init__(
+        self,
+        *,
+        lines: int = 50_000,
+        test_share: float = 0.1,
+        val_share: float = 0.04,
+        file: str | None = None,
+        data_seed: int = 0,
+        embed_dim: int = 32,
+        hidden_dim: int = 32,
+    ) -> None:
+        if min(test_share, val_share) < 0 or test_share + val_share > 1:
+            raise ValueError(
+                f"test_share={test_share} and val_share={val_share} are shares of the lines, at most 1 in all"
+            )
+        self.shares: dict[Split, float] = {
+            "train": 1 - test_share - val_share,
+            "val": val_share,
+            "test": test_share,
+        }
+        self.lines, self.file, self.data_seed = lines, file, data_seed
+        self.embed_dim, self.hidden_dim = embed_dim, hidden_dim
+
+    def prepare(self) -> None:
+        """Draw or read the lines, and share them out by string."""
+        self._splits = {split: Lines(pairs) for split, pairs in self._pairs().items()}
+
+    def _pairs(self) -> dict[Split, list[tuple[str, str]]]:
+        rng = random.Random(self.data_seed)
+        pairs: dict[Split, list[tuple[str, str]]] = {split: [] for split in self.shares}
+        if self.file is not None:
+            lines = read(Path(self.file))
+            rng.shuffle(lines)
+            for source, target in lines:
+                pairs[self._split_of(source)].append((source, target))
+            return pairs
+        wanted = {split: round(share * self.lines) for split, share in self.shares.items()}
+        wanted["train"] = self.lines - wanted["val"] - wanted["test"]
+        stream = drawn(rng)
+        while any(len(pairs[split]) < wanted[split] for split in wanted):
+            source, target = next(stream)
+            split = self._split_of(source)
+            if len(pairs[split]) < wanted[split]:
+                pairs[split].append((source, target))
+        return pairs
+
+    def _split_of(self, source: str) -> Split:
+        """Give a string to a split by chance, always the same one."""
+        digest = hashlib.blake2b(f"{self.data_seed}:{source}".encode(), digest_size=8).digest()
+        chance = int.from_bytes(digest, "big") / 2**64
+        if chance < self.shares["test"]:
+            return "test"
+        return "val" if chance < self.shares["test"] + self.shares["val"] else "train"
+
+    def data(self, split: Split) -> Dataset[Any]:
+        """Give the split's lines."""
+        return self._splits[split]
+
+    def model(self, make_attention: MakeAttention) -> nn.Module:
+        """Build the encoder-decoder."""
+        return Host(make_attention, self.embed_dim, self.hidden_dim)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """Cross-entropy of each character, knowing those before it (nats)."""
+        logits = model(batch.source, batch.target)
+        return F.cross_entropy(logits.flatten(0, 1), batch.target.flatten())
+
+    def metrics(self) -> dict[str, Metric]:
+        """exact_match: the share of dates that are right in every character; character_accuracy."""
+        from torchmetrics import MeanMetric
+
+        return {"exact_match": MeanMetric(), "character_accuracy": MeanMetric()}
+
+    def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
+        """Decode greedily and compare."""
+        assert isinstance(model, Host)
+        right = model.greedy(batch.source)[0] == batch.target
+        metrics["exact_match"].update(right.all(dim=1).float())
+        metrics["character_accuracy"].update(right.float())
+        return self.loss(model, batch)
+
+    def maps(self, model: nn.Module, batch: Batch) -> list[AttentionMap]:
+        """Rows are the characters written, columns the characters read; the truth is the field that each tells.
+
+        There are none where attention has no weights.
+        """
+        assert isinstance(model, Host)
+        written, weights = model.greedy(batch.source)
+        if weights is None:
+            return []
+        allowed = model.mask(batch.source).expand(-1, TARGET_LENGTH, -1)
+        return [
+            AttentionMap(
+                weights[i],
+                list(decode(written[i])),
+                list(decode(batch.source[i])),
+                allowed[i],
+                _title(batch, written, i),
+                alignment(decode(batch.source[i])),
+            )
+            for i in range(len(weights))
+        ]
+
+    def texts(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Source, what was written, and what was right if that differs."""
+        assert isinstance(model, Host)
+        written, _ = model.greedy(batch.source)
+        return [_title(batch, written, i) for i in range(len(written))]
+
+
+def _title(batch: Batch, written: Tensor, i: int) -> str:
+    source, target, got = decode(batch.source[i]).rstrip("·"), decode(batch.target[i]), decode(written[i])
+    return f"{source} → {got}" + ("" if got == target else f" (wrong: {target})")
+
+
+@hookimpl
+def register_task(register: Register) -> None:
+    """Contribute `date`."""
+    register("date", DateConversion)

@@ -1,0 +1,235 @@
+"""Memory: a controller learns algorithms with a memory that attention reads and writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from attnbench import MakeAttention, Register, Split, Task, hookimpl
+
+from ._memory_machines import Controller, Start, Transformer, TuringMachine, lstm_like
+from ._memory_problems import PROBLEMS, Batch, NGrams, Problem, Size, best_foresight, chances, joined
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+CELL = 4  # pixels a side, of a number that is drawn
+EXAMPLES = 1_000_000  # of the training split; each is drawn when it is asked for
+
+
+class Fresh(Dataset[Batch]):
+    """Training examples: a batch is of one size, which its first example draws."""
+
+    def __init__(self, problem: Problem, sizes: list[Size], seed: int) -> None:
+        self.problem, self.sizes, self.seed = problem, sizes, seed
+
+    def __len__(self) -> int:
+        return EXAMPLES
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        chance = float(chances(self.seed + 1, indices[:1], 1))
+        return self.problem.draw(self.seed, indices, self.sizes[int(chance * len(self.sizes))])
+
+
+class Fixed(Dataset[Batch]):
+    """Examples whose sizes are set: of each size beyond, then as many of each of the trained range, in order.
+
+    One of the trained range stands first, so that a glance at the first few tells every metric.
+    """
+
+    def __init__(self, problem: Problem, sizes: list[Size], within: int, beyond: int, seed: int) -> None:
+        self.problem, self.seed = problem, seed
+        trained = [(sizes[i * len(sizes) // within], 0) for i in range(within)]
+        others = [(size, group) for group, size in enumerate(problem.beyond, start=1)]
+        self.plan = [trained[0], *others * beyond, *trained[1:]]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        alike: dict[tuple[Size, int], list[int]] = {}
+        for index in indices:
+            alike.setdefault(self.plan[index], []).append(index)
+        order = torch.tensor([index for same in alike.values() for index in same])
+        place = {int(index): number for number, index in enumerate(order)}
+        drawn = [
+            self.problem.draw(self.seed, same, size)._replace(group=torch.full((len(same),), group))
+            for (size, group), same in alike.items()
+        ]
+        back = torch.tensor([place[index] for index in indices])
+        return Batch(*(part[back] for part in joined(drawn)))
+
+
+class Memory(Task):
+    """Algorithms on an external memory: copy, repeat copy, recall, n-grams, sort (Graves et al. 2014, arXiv:1410.5401).
+
+    Examples are drawn on the fly. What an example holds depends on data_seed and its index alone; a training batch is
+    of one size, drawn with its first example, and the sizes of validation and test examples are set beforehand.
+
+    Args:
+        problem: what is to be learned (§4 of the paper).
+        machine: the Neural Turing Machine (ntm), an LSTM of as many parameters (lstm), or a transformer.
+        low: the shortest length to train on; null takes the paper's. Lengths are vectors (copy), vectors and repeats
+            (repeat_copy), items (associative_recall), bits (ngrams), inputs (priority_sort).
+        high: the longest; null takes the paper's.
+        controller: of the ntm: lstm, or feedforward, which remembers nothing by itself.
+        controller_dim: the width of its state.
+        rows: of the memory.
+        eval_rows: rows when not in training; null takes as many.
+        width: of a row.
+        read_heads: how many heads read, each with an attention module of its own.
+        write_heads: how many heads write, likewise.
+        start: what the memory holds at first: 1e-6 everywhere (constant), learned rows, or noise (random).
+        write_first: whether a step writes before it reads.
+        transformer_dim: the width of the transformer.
+        layers: of the transformer.
+        data_seed: draws the examples; apart from the run's seed, which only orders them.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "defaults": [{"override /attention": "ntm"}, {"override /scoring": "cosine"}],
+        "trainer": {"max_steps": 2_000, "batch_size": 4, "val_every": 100, "eval_batch_size": 100, "images": 1},
+        "optimizer": {"lr": 3e-3, "warmup": 0.0},
+    }
+    primary = "bits_wrong"
+    mode = "min"
+    goal = 0.005
+    stepwise = True
+    excused: ClassVar[Mapping[str, str]] = {
+        "splits": "short sequences are few: one vector is one of 256",
+        "slots": "to write is to have weights, so that an attention without them is refused",
+    }
+
+    def __init__(
+        self,
+        *,
+        problem: Literal["copy", "repeat_copy", "associative_recall", "ngrams", "priority_sort"] = "copy",
+        machine: Literal["ntm", "lstm", "transformer"] = "ntm",
+        low: int | None = None,
+        high: int | None = None,
+        controller: Controller = "lstm",
+        controller_dim: int = 100,
+        rows: int = 128,
+        eval_rows: int | None = None,
+        width: int = 20,
+        read_heads: int = 1,
+        write_heads: int = 1,
+        start: Start = "constant",
+        write_first: bool = False,
+        transformer_dim: int = 64,
+        layers: int = 2,
+        data_seed: int = 0,
+    ) -> None:
+        self.problem, self.machine, self.data_seed = PROBLEMS[problem], machine, data_seed
+        smallest = self.problem.low if low is None else low
+        largest = self.problem.high if high is None else high
+        if not self.problem.least <= smallest <= largest:
+            raise ValueError(
+                f"{problem} has lengths from {self.problem.least}, and low at most high, not {smallest}..{largest}"
+            )
+        self.sizes = self.problem.sizes(smallest, largest)
+        self.transformer_dim, self.layers = transformer_dim, layers
+        self.turing: dict[str, Any] = {
+            "controller": controller,
+            "controller_dim": controller_dim,
+            "rows": rows,
+            "width": width,
+            "read_heads": read_heads,
+            "write_heads": write_heads,
+            "start": start,
+            "write_first": write_first,
+            "eval_rows": eval_rows,
+        }
+
+    def data(self, split: Split) -> Dataset[Any]:
+        """Give a split; no two share a random number."""
+        seed = 8 * self.data_seed + 2 * SPLITS.index(split)
+        if split == "train":
+            return Fresh(self.problem, self.sizes, seed)
+        within, beyond = (500, 4) if split == "val" else (4_000, 50)
+        return Fixed(self.problem, self.sizes, within, beyond, seed)
+
+    def model(self, make_attention: MakeAttention) -> nn.Module:
+        """Build the machine."""
+        widths = self.problem.inputs, self.problem.outputs
+        if self.machine == "transformer":
+            return Transformer(make_attention, *widths, self.transformer_dim, self.layers)
+        turing = TuringMachine(make_attention, *widths, **self.turing)
+        if self.machine == "ntm":
+            return turing
+        return lstm_like(sum(parameter.numel() for parameter in turing.parameters()), *widths)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """Cross-entropy of each bit asked for (nats)."""
+        asked = batch.mask
+        return F.binary_cross_entropy_with_logits(model(batch.inputs)[asked], batch.targets[asked])
+
+    def metrics(self) -> dict[str, Metric]:
+        """bits_wrong in a sequence, right: the share of sequences without one, bits of loss in a sequence.
+
+        Of the trained range, and bits_wrong_<size> of each size that is tested by itself. ngrams has best_bits beside
+        bits: the loss of the best estimator there is.
+        """
+        from torchmetrics import MeanMetric
+
+        sizes = [f"bits_wrong_{size}" for size in self.problem.beyond]
+        best = ["best_bits"] if isinstance(self.problem, NGrams) else []
+        return {name: MeanMetric() for name in ("bits_wrong", "right", "bits", *sizes, *best)}
+
+    def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
+        """Count the bits."""
+        logits, asked = model(batch.inputs), batch.mask.unsqueeze(-1)
+        wrong = (((logits > 0) != (batch.targets > 0.5)) & asked).sum(dim=(1, 2)).float()
+        loss = F.binary_cross_entropy_with_logits(logits, batch.targets, weight=asked.float(), reduction="none")
+        trained = batch.group == 0
+        metrics["bits_wrong"].update(wrong[trained])
+        metrics["right"].update((wrong[trained] == 0).float())
+        metrics["bits"].update(loss.sum(dim=(1, 2))[trained] / math.log(2))
+        for group, size in enumerate(self.problem.beyond, start=1):
+            metrics[f"bits_wrong_{size}"].update(wrong[batch.group == group])
+        if "best_bits" in metrics:
+            metrics["best_bits"].update(best_foresight(torch.cat([batch.inputs[:, :1], batch.targets], dim=1)[..., 0]))
+        return loss.sum() / (asked.sum() * loss.shape[-1])
+
+    def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:
+        """Draw the paper's figures, time to the right, for the largest size of the trained range and of those beyond.
+
+        memory/<size>/outputs: inputs, outputs, targets. memory/<size>/vectors: what is added, what is read.
+        memory/<size>/places: where each write head writes, then where each read head reads, the first row on top.
+        """
+        drawn: dict[str, Tensor] = {}
+        device = next(model.parameters()).device
+        for size in dict.fromkeys([self.sizes[-1], *self.problem.beyond[-1:]]):
+            batch = self.problem.draw(8 * self.data_seed + 6, [0], size)
+            inputs = batch.inputs.to(device)
+            logits, trace = model.run(inputs) if isinstance(model, TuringMachine) else (model(inputs), None)
+            outputs = logits.sigmoid().cpu() * batch.mask.unsqueeze(-1)
+            drawn[f"memory/{size}/outputs"] = tiled([batch.inputs[0], outputs[0], batch.targets[0]])
+            if trace is not None:
+                vectors = [*trace.adds[0].unbind(dim=1), trace.reads[0]]
+                places = [*trace.writings[0].unbind(dim=1), *trace.readings[0].unbind(dim=1)]
+                drawn[f"memory/{size}/vectors"] = tiled([(part.cpu() + 1) / 2 for part in vectors])
+                drawn[f"memory/{size}/places"] = tiled([part.cpu() for part in places])
+        return drawn
+
+
+def tiled(parts: list[Float[Tensor, "T _"]]) -> Float[Tensor, "height width"]:
+    """Draw series one below the other, a channel a row and a step a column, with a grey line between."""
+    line = torch.full((1, len(parts[0])), 0.5)
+    rows = [row for part in parts for row in (part.mT, line)][:-1]
+    enlarged: Tensor = torch.cat(rows).repeat_interleave(CELL, dim=0).repeat_interleave(CELL, dim=1)
+    return enlarged
+
+
+@hookimpl
+def register_task(register: Register) -> None:
+    """Contribute `memory`."""
+    register("memory", Memory)
