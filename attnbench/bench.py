@@ -1,0 +1,294 @@
+"""What attention costs: time and memory by length, beside torch's own, all measured in turn in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from attnbench.interfaces import Attention
+from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
+from attnbench.registry import Registry, no_scoring
+from attnbench.schema import UsageError, fill, first_line, nearest, takes_score
+
+#: Of these words the values may be several, with commas between them.
+LISTS = ("attention", "scoring", "reference", "length")
+#: Ends the name of a row that was measured under torch.compile.
+COMPILED = " compiled"
+
+
+class Dtype(Enum):
+    """What is computed in."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class BenchConfig:
+    """What is measured, on what; several values stand with commas between them."""
+
+    attention: list[str] = field(default_factory=lambda: ["soft", "multihead"])
+    scoring: list[str] = field(default_factory=lambda: ["scaled_dot", "additive"])
+    reference: list[str] = field(default_factory=lambda: ["torch_mha", "torch_sdpa"])
+    length: list[int] = field(default_factory=lambda: [128, 512, 2048])  # queries, and as many keys
+    batch: int = 8
+    dim: int = 64  # of queries, keys and values
+    heads: int = 4  # of torch_mha; ours have their own option
+    weights: bool = False  # whether the weights are asked for
+    compile: bool = False  # whether our modules are measured once more under torch.compile
+    rounds: int = 7  # in each, everything is timed once
+    device: str = "cpu"
+    dtype: Dtype = Dtype.float32
+    threads: int = 1
+    output: str = "bench"  # the folder for bench.json and bench.png; what is there is replaced
+
+
+class TorchMHA(nn.Module):
+    """`torch.nn.MultiheadAttention`."""
+
+    def __init__(self, config: BenchConfig) -> None:
+        super().__init__()
+        if config.dim % config.heads:
+            raise UsageError(f"heads={config.heads} does not divide dim={config.dim}, as torch_mha needs")
+        self.attention, self.weights = nn.MultiheadAttention(config.dim, config.heads, batch_first=True), config.weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, and give the context."""
+        context: Tensor = self.attention(x, x, x, need_weights=self.weights, average_attn_weights=False)[0]
+        return context
+
+
+class TorchSDPA(nn.Module):
+    """`torch.nn.functional.scaled_dot_product_attention`, one head and nothing around it."""
+
+    def __init__(self, config: BenchConfig) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, and give the context."""
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+class TextbookAdditive(nn.Module):
+    """Bahdanau's equation as it is written, every pair of tokens at once: what `additive` is to be faster than."""
+
+    def __init__(self, config: BenchConfig) -> None:
+        super().__init__()
+        self.W, self.U = (nn.Linear(config.dim, config.dim, bias=False) for _ in range(2))
+        self.v = nn.Linear(config.dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, and give the context."""
+        scores = self.v(torch.tanh(self.W(x).unsqueeze(-2) + self.U(x).unsqueeze(-3))).squeeze(-1)
+        return torch.softmax(scores, dim=-1) @ x
+
+
+class Ours(nn.Module):
+    """A registered attention module, called as a host calls it."""
+
+    def __init__(self, attention: Attention, weights: bool) -> None:
+        super().__init__()
+        self.attention, self.weights = attention, weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, one query after the other where the mechanism is recurrent, and give the context."""
+        if not self.attention.recurrent:
+            return self.attention(x, x, x, need_weights=self.weights)[0]
+        contexts, previous = [], None
+        for query in torch.split(x, 1, dim=1):
+            context, previous = self.attention(query, x, x, previous=previous)
+            contexts.append(context)
+        return torch.cat(contexts, dim=1)
+
+
+REFERENCES: Mapping[str, Callable[[BenchConfig], nn.Module]] = {
+    "torch_mha": TorchMHA,
+    "torch_sdpa": TorchSDPA,
+    "textbook_additive": TextbookAdditive,
+}
+
+
+def run(registry: Registry, words: Sequence[str], say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure what the words choose, write bench.json, and give what is in it.
+
+    Args:
+        registry: the components there are.
+        words: `key=value`, the keys those of `BenchConfig`, or attention.OPTION and scoring.OPTION.
+        say: told of what is being measured.
+
+    Raises:
+        UsageError: a word is not understood, or a component refuses its options.
+    """
+    config, options = read(words)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(0)
+    modules = dict(contenders(registry, config, options, words))
+    try:
+        device, dtype = torch.device(config.device), getattr(torch, config.dtype.value)
+        modules = {name: module.to(device, dtype) for name, module in modules.items()}
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device={config.device}: {str(error).splitlines()[0]}") from error
+    rows: list[dict[str, Any]] = []
+    for length in sorted(config.length):
+        x = torch.randn(config.batch, length, config.dim, device=device, dtype=dtype, requires_grad=True)
+        rows += at_length(modules, x, rows, config.rounds, say)
+    if not rows:
+        raise UsageError("bench: nothing was measured; see above what was left out, and why")
+    first = rows[0]["name"]
+    for row in rows:
+        against = next((r for r in rows if (r["length"], r["name"]) == (row["length"], first)), row)
+        for mode in MODES:
+            row[mode]["ratio"] = row[mode]["seconds"] / against[mode]["seconds"]
+    result = {
+        "config": {**asdict(config), "dtype": config.dtype.value, "options": options},
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "rows": rows,
+        "exponents": exponents(rows),
+    }
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def read(words: Sequence[str]) -> tuple[BenchConfig, dict[str, dict[str, Any]]]:
+    """Turn words into a config, and the options of attention and scoring.
+
+    Raises:
+        UsageError: a word is no key=value, its key is unknown, or its value of the wrong type or too small.
+    """
+    values: dict[str, Any] = {}
+    options: dict[str, dict[str, Any]] = {"attention": {}, "scoring": {}}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"bench: {word} is no key=value; such as attention=multihead length=128,512")
+        group, _, option = key.partition(".")
+        if option and group in options:
+            options[group][option] = OmegaConf.select(OmegaConf.from_dotlist([f"value={text}"]), "value")
+        else:
+            values[key] = [part for part in text.strip("[]").split(",") if part] if key in LISTS else text
+    config = OmegaConf.to_object(fill("bench", BenchConfig, values))
+    assert isinstance(config, BenchConfig)
+    for key in ("batch", "dim", "heads", "rounds", "threads"):
+        if getattr(config, key) < 1:
+            raise UsageError(f"{key}={getattr(config, key)}: at least 1")
+    if not config.length or min(config.length) < 1:
+        raise UsageError(f"length={','.join(map(str, config.length))}: numbers of tokens, such as length=128,512,2048")
+    return config, options
+
+
+def contenders(
+    registry: Registry, config: BenchConfig, options: Mapping[str, Mapping[str, Any]], words: Sequence[str]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Make the references, and every attention with every scoring function, where it uses one.
+
+    Raises:
+        UsageError: a name is unknown, or options or widths are refused.
+    """
+    for name in config.reference:
+        if name not in REFERENCES:
+            raise UsageError(f"reference={name}: no such reference; {nearest(name, REFERENCES)}")
+        yield name, REFERENCES[name](config)
+    scored = [name for name in config.attention if takes_score(registry.get("attention", name).cls)]
+    if config.attention and not scored and any(word.startswith("scoring") for word in words):
+        raise UsageError(no_scoring(config.attention[0]))
+    widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), config.dim)
+    for name in config.attention:
+        for scoring in config.scoring if name in scored else [None]:
+            module = registry.build_attention(
+                {"name": name, **options["attention"]},
+                None if scoring is None else {"name": scoring, **options["scoring"]},
+                **widths,
+            )
+            label = name if scoring is None else f"{name}-{scoring}"
+            yield label, Ours(module, config.weights)
+            if config.compile:
+                compiled: Any = torch.compile(Ours(module, config.weights), dynamic=False)
+                yield label + COMPILED, compiled
+
+
+def at_length(
+    modules: Mapping[str, nn.Module],
+    x: Tensor,
+    before: Sequence[Mapping[str, Any]],
+    rounds: int,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Measure every module at one length; what memory does not suffice for, going by the last length, is left out."""
+    length = x.shape[1]
+    calls: dict[str, tuple[Call, Call]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, module in modules.items():
+        known = [row for row in before if row["name"] == name]
+        last = known[-1] if known else None
+        needed = last and (last[MODES[1]]["memory_bytes"] or 0) * (length / last["length"]) ** 2
+        if (before and last is None) or (needed and needed > 0.8 * available_memory(x.device)):
+            reason = f"would need about {needed / 1e9:.1f} GB" if needed else "left out at a shorter length"
+            say(f"length {length}: {name} left out: {reason}")
+            continue
+        say(f"length {length}: {name}")
+        pair = forward(module, x), forward_backward(module, x)
+        try:
+            memory = [extra_memory(call, x.device) for call in pair]
+        except RuntimeError as error:  # no memory for it, or no compiler
+            if not (name.endswith(COMPILED) or "memory" in str(error)):
+                raise
+            say(f"length {length}: {name} left out: {first_line(error)}")
+            continue
+        calls[name] = pair
+        rows[name] = {"name": name, "length": length}
+        for mode, peak in zip(MODES, memory, strict=True):
+            rows[name][mode] = {"memory_bytes": peak}
+    for place, mode in enumerate(MODES):
+        times = time_in_turn({name: pair[place] for name, pair in calls.items()}, rounds, x.device)
+        for name, measured in times.items():
+            low, middle, high = quartiles(measured)
+            rows[name][mode] |= {"seconds": middle, "q1": low, "q3": high, "rounds": len(measured)}
+    return list(rows.values())
+
+
+def forward(module: nn.Module, x: Tensor) -> Call:
+    """Give the call that computes the context, and keeps nothing for gradients."""
+
+    def call() -> None:
+        with torch.no_grad():
+            module(x)
+
+    return call
+
+
+def forward_backward(module: nn.Module, x: Tensor) -> Call:
+    """Give the call that computes the context, and the gradients to the input and every parameter."""
+    inputs = (x, *module.parameters())
+
+    def call() -> None:
+        context = module(x)
+        torch.autograd.grad(context, inputs, torch.ones_like(context), allow_unused=True)
+
+    return call
+
+
+def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Fit cost = c · length^p, for time and memory: p by name; none where there is one length only."""
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(row["name"] for row in rows):
+        mine = [row for row in rows if row["name"] == name]
+        for mode in MODES:
+            for what, unit in (("seconds", "time"), ("memory_bytes", "memory")):
+                points = [(row["length"], row[mode][what]) for row in mine if row[mode][what]]
+                if len({length for length, _ in points}) > 1:
+                    found.setdefault(name, {})[f"{mode} {unit}"] = exponent(points)
+    return found

@@ -1,0 +1,50 @@
+"""The laws of scoring functions: those of attention, in a plain one, and two of their own."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from attnbench.contract.attention import IN_ATTENTION
+from attnbench.contract.trial import Law, Subject, agree, cases, finite, require, trying
+from attnbench.interfaces import ScoringFunction
+
+
+def _score(subject: Subject, dtype: torch.dtype = torch.float64) -> ScoringFunction:
+    score: ScoringFunction = subject.make(dtype).score  # type: ignore[assignment]
+    return score
+
+
+def broadcasting(subject: Subject) -> None:
+    """Scores are [..., Q, K], finite, whatever the leading dimensions, which broadcast."""
+    score = _score(subject)
+    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ()), ((2,), (2,)), ((2,), ()), ((2, 1), (1, 3))]
+    for (of_query, of_key), (Q, K) in itertools.product(pairs, ((1, 1), (2, 3))):
+        torch.manual_seed(1)
+        query = torch.randn(*of_query, Q, subject.widths[0], dtype=torch.float64, device=subject.device)
+        key = torch.randn(*of_key, K, subject.widths[1], dtype=torch.float64, device=subject.device)
+        with trying(f"query {list(query.shape)} key {list(key.shape)}"):
+            scores = score(query, key)
+            batch = list(torch.broadcast_shapes(of_query, of_key))  # type: ignore[no-untyped-call]
+            require(list(scores.shape) == [*batch, Q, K], f"the scores are {list(scores.shape)}, not {[*batch, Q, K]}")
+            finite([scores], "a score")
+            whole = score(query.expand(*batch, -1, -1), key.expand(*batch, -1, -1))
+            agree(scores, whole, "the scores of expanded inputs")
+
+
+def factors(subject: Subject) -> str | None:
+    """q'·k' of `factor` is the score, up to a term of the query alone."""
+    score = _score(subject)
+    for case in cases(["none"]):
+        given = subject.inputs(case)
+        with trying(case):
+            found = score.factor(given.query, given.key)
+            if found is None:
+                return "it does not factor"
+            rest = score(given.query, given.key) - found[0] @ found[1].mT
+            agree(rest, rest.mean(dim=-1, keepdim=True).expand_as(rest), "score - q'·k' over the keys")
+    return None
+
+
+LAWS: tuple[Law, ...] = (*IN_ATTENTION, broadcasting, factors)

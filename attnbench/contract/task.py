@@ -1,0 +1,198 @@
+"""The laws of tasks: their data, their measures, the slot of their host, and the checkpoints of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnbench.contract.trial import Blind, Form, Law, Recalling, Subject, Weigh, distribution, finite, require, trying
+from attnbench.interfaces import Attention, AttentionMap, Split, Task
+from attnbench.registry import Component, Registry
+from attnbench.schema import OptimizerConfig, takes_score
+
+
+def _host(task: Task, kind: type[Attention] = Weigh) -> nn.Module:
+    torch.manual_seed(0)
+    fill: Any = kind
+
+    def make_attention(query_dim: int, key_dim: int, value_dim: int) -> Attention:
+        widths = (query_dim, key_dim, value_dim)
+        made: Attention = fill(*widths, Form) if takes_score(fill) else fill(*widths)
+        return made
+
+    return task.model(make_attention)
+
+
+def _batch(task: Task, split: Split, size: int) -> Any:
+    data: Any = task.data(split)
+    return data[list(range(min(size, len(data))))]
+
+
+def _fields(batch: Any) -> list[Tensor]:
+    return [field for field in (batch if isinstance(batch, tuple | list) else [batch]) if isinstance(field, Tensor)]
+
+
+def _keys(data: Any) -> list[bytes]:
+    """Give each example of a split as bytes, without the zeros that pad it."""
+    found: list[bytes] = []
+    for start in range(0, len(data), 1000):
+        fields = [f.numpy() for f in _fields(data[list(range(start, min(start + 1000, len(data))))])]
+        found += [b"|".join(f[i].tobytes().rstrip(b"\0") for f in fields) for i in range(len(fields[0]))]
+    return found
+
+
+def splits(subject: Subject) -> str | None:
+    """No example stands in two of train, validation and test."""
+    task = subject.task
+    seen: dict[Split, set[bytes]] = {}
+    split: Split
+    for split in ("train", "val", "test"):
+        keys = set(_keys(task.data(split)))
+        for other, others in seen.items():
+            shared = len(keys & others)
+            require(not shared, f"{shared} of the {len(keys)} examples of {split} stand in {other} too")
+        seen[split] = keys
+    return ", ".join(f"{len(keys)} {split}" for split, keys in seen.items())
+
+
+def workers(subject: Subject) -> None:
+    """The same options give the same data, whatever the run's seed and the number of workers."""
+    from torch.utils.data import DataLoader
+
+    def drawn(seed: int, count: int) -> list[list[Tensor]]:
+        torch.manual_seed(seed)
+        data: Any = subject.prepared().data("train")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            order = [list(range(i, min(i + 4, len(data)))) for i in range(0, min(16, len(data)), 4)]
+            return [_fields(batch) for batch in DataLoader(data, sampler=order, batch_size=None, num_workers=count)]
+
+    first = drawn(0, 0)
+    for seed, count in ((1, 0), (2, 2)):
+        for number, (mine, others) in enumerate(zip(drawn(seed, count), first, strict=True)):
+            same = all(torch.equal(a, b) for a, b in zip(mine, others, strict=True))
+            require(same, f"batch {number} differs with seed={seed} and {count} workers")
+
+
+def metrics(subject: Subject) -> None:
+    """The primary metric exists; metrics are finite, within their bounds, and the primary not beyond the goal."""
+    task = subject.task
+    with torch.no_grad():
+        found = task.metrics()
+        require(task.primary in found, f"primary '{task.primary}' is not among the metrics: {', '.join(found)}")
+        loss = task.evaluate(_host(task).eval(), _batch(task, "val", 8), found)
+        finite([loss], "the loss")
+        for name, metric in found.items():
+            computed = metric.compute()
+            if not isinstance(computed, Tensor) or computed.dim() > 0:
+                require(name != task.primary, f"the primary metric {name} is not a single number")
+                continue  # it is for `Task.figures`
+            value = float(computed)
+            require(math.isfinite(value), f"{name} is {value}")
+            low, high = metric.plot_lower_bound, metric.plot_upper_bound
+            require(low is None or value >= low, f"{name} is {value}, below {low}")
+            require(high is None or value <= high, f"{name} is {value}, above {high}")
+            if name == task.primary:
+                within = value <= task.goal if task.mode == "max" else value >= task.goal
+                require(within, f"{name} is {value}, beyond the goal {task.goal} at which nothing is left to gain")
+
+
+def maps(subject: Subject) -> str | None:
+    """Each map has a label for each row and column, and weights that are a distribution over the keys."""
+    task = subject.task
+    with torch.no_grad():
+        found = task.maps(_host(task).eval(), _batch(task, "val", 3))
+        for number, drawn in enumerate(found):
+            with trying(f"map {number}"):
+                _map(drawn)
+        return None if found else "it draws no maps"
+
+
+def _map(drawn: AttentionMap) -> None:
+    weights = drawn.weights
+    require(weights.dim() == 3, f"the weights are {list(weights.shape)}, not [H, Q, K]")
+    wanted = [weights.shape[0], len(drawn.rows), len(drawn.columns)]
+    require(
+        list(weights.shape) == wanted,
+        f"{wanted[1]} row and {wanted[2]} column labels for weights {list(weights.shape)}",
+    )
+    mask = torch.ones(weights.shape[1:], dtype=torch.bool) if drawn.mask is None else drawn.mask
+    require(mask.shape == weights.shape[1:], f"the mask is {list(mask.shape)} for weights {list(weights.shape)}")
+    distribution(weights.unsqueeze(0), mask.unsqueeze(0), torch.float32)
+
+
+def slots(subject: Subject) -> None:
+    """The host takes an attention without weights, drawing no maps; a recurrent one too, if it is stepwise."""
+    kinds: list[type[Attention]] = [Blind, *([Recalling] if subject.component.cls.stepwise else [])]
+    task = subject.task
+    for kind in kinds:
+        with trying(f"an attention {'without weights' if kind is Blind else 'that is recurrent'}"):
+            model, batch = _host(task, kind), _batch(task, "val", 3)
+            finite([task.loss(model, batch)], "the loss")
+            with torch.no_grad():
+                task.evaluate(model.eval(), batch, task.metrics())
+                found = task.maps(model, batch)
+            require(not (kind is Blind and found), "it draws maps of weights that are not there")
+            for drawn in found:
+                _map(drawn)
+
+
+def learns(subject: Subject) -> str:
+    """The loss on one batch of eight falls when it is trained on again and again."""
+    from attnbench.experiment import make_optimizer
+
+    task = subject.task
+    model, batch = _host(task), _batch(task, "train", 8)
+    optimizer = make_optimizer(model, OptimizerConfig(lr=1e-2))
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = task.loss(model, batch)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    require(losses[-1] < losses[0], f"after 20 steps it is {losses[-1]:.4g}, and it was {losses[0]:.4g}")
+    return f"{losses[0]:.3g} -> {losses[-1]:.3g}"
+
+
+def checkpoints(subject: Subject) -> None:
+    """The best and the last checkpoint of a run reload to the metrics that it measured."""
+    from attnbench import run
+
+    assert subject.task  # or it is skipped
+    plain = Component("attention", "plain", Weigh, __name__)
+    form = Component("scoring", "form", Form, __name__)
+    registry = Registry({**subject.registry.components, ("attention", "plain"): plain, ("scoring", "form"): form})
+    few = {"max_steps": 2, "val_every": 2, "eval_batches": 1, "eval_batch_size": 16, "images": 0, "batch_size": 8}
+    values = {
+        "task": {"name": subject.component.name},
+        "attention": {"name": "plain"},
+        "scoring": {"name": "form"},
+        "trainer": {**few, "progress_bar": False},
+    }
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        folder = Path(place)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run.run(run.typed(registry, values, []), folder, registry, [])
+            measured = json.loads((folder / "result.json").read_text())["metrics"]
+            for which in ("best", "last"):  # one validation: they are of one step
+                shutil.copy(folder / "checkpoints" / f"{which}.ckpt", folder / "kept.ckpt")
+                shutil.copy(folder / "kept.ckpt", folder / "checkpoints" / "best.ckpt")
+                for tag, value in run.evaluate(folder, registry, []).items():
+                    same = math.isclose(value, measured[tag], rel_tol=1e-5, abs_tol=1e-7)
+                    require(same, f"{tag} of {which}.ckpt is {value}, and the run measured {measured[tag]}")
+
+
+LAWS: tuple[Law, ...] = (splits, workers, metrics, maps, slots, learns, checkpoints)

@@ -1,0 +1,79 @@
+"""`new`: a plugin that works as written, to be changed where it says so."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from attnbench.registry import Registry
+from attnbench.schema import KINDS, UsageError, nearest
+
+
+def new(registry: Registry, kind: str, name: str, *, package: bool) -> list[Path]:
+    """Write a plugin into the current folder: `plugins/NAME.py`, or the project `attnbench-NAME`.
+
+    Args:
+        registry: what there is already.
+        kind: scoring, attention or task.
+        name: the word on the command line, and the file's name.
+        package: write a project that can be installed, with a test.
+
+    Returns:
+        What was written, the plugin first.
+
+    Raises:
+        UsageError: there is no such kind, the name is taken or no identifier, or a file would be overwritten.
+        OSError: the folder cannot be written.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"new {kind}: no such kind of plugin; {nearest(kind, KINDS)}")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(f"new {kind} {name}: a name is a word of letters, digits and _, not starting with a digit")
+    if (kind, name) in registry.components or (kind, name) in registry.taken:
+        raise UsageError(f"new {kind} {name}: {kind}={name} exists (`list {name}` says where); choose another name")
+    title = name.replace("_", " ").strip().capitalize() or name
+    words = {
+        "kind": kind,
+        "name": name,
+        "title": title,
+        "Class": "".join(part.capitalize() for part in name.split("_")) or "Mine",
+        "project": f"attnbench-{name.replace('_', '-').strip('-').lower()}",
+        "module": f"attnbench_{name}",
+    }
+    texts = _package(kind, words) if package else {Path("plugins", f"{name}.py"): _filled(f"{kind}.py.txt", words)}
+    _refuse_overwriting(kind, name, words, texts, package)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    return list(texts)
+
+
+def _package(kind: str, words: dict[str, str]) -> dict[Path, str]:
+    folder = Path(words["project"])
+    return {
+        folder / f"{words['module']}.py": _filled(f"{kind}.py.txt", words),
+        folder / f"test_{words['name']}.py": _filled("package/test.py.txt", words),
+        folder / "pyproject.toml": _filled("package/pyproject.toml.txt", words),
+        folder / "README.md": _filled("package/README.md.txt", words),
+        folder / ".gitignore": _filled("package/gitignore.txt", words),
+    }
+
+
+def _refuse_overwriting(kind: str, name: str, words: dict[str, str], texts: dict[Path, str], package: bool) -> None:
+    if package and Path(words["project"]).exists():
+        raise UsageError(f"new {kind} {name}: {words['project']} exists; move it, or choose another name")
+    for path in texts:
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"new {kind} {name}: {path} exists; move it, or choose another name")
+    if not package and (spec := importlib.util.find_spec(f"attnbench.plugins.{name}")) is not None:
+        where = spec.origin or ", ".join(spec.submodule_search_locations or [])
+        raise UsageError(f"new {kind} {name}: {where} has that file name; choose another name")
+
+
+def _filled(template: str, words: dict[str, str]) -> str:
+    text = (files("attnbench") / "templates" / template).read_text(encoding="utf-8")
+    return Template(text).substitute(words)
