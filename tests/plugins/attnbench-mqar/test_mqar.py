@@ -1,0 +1,5 @@
+import pytest
+
+
+@pytest.mark.attnbench("task=mqar")
+def test_it_obeys(law): ...

@@ -1,0 +1,140 @@
+"""The page, opened in a browser."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from attnbench.reports.page import PLACE, curves, pictures
+from attnbench.reports.runs import read_all
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+def draw_pictures(folder, steps, examples=2):
+    with SummaryWriter(str(folder)) as writer:
+        for step in steps:
+            for example in range(examples):
+                image = np.full((8, 12, 3), step % 256, dtype=np.uint8)
+                writer.add_image(f"attention/{example}", image, step, dataformats="HWC")
+
+
+@pytest.fixture
+def report(tmp_path, make_run, points, cli):
+    for seed in range(2):
+        for name, accuracy in (("soft", 0.9), ("uniform", 0.1)):
+            values = (accuracy / 2, accuracy + seed / 100)
+            folder = make_run(name, seed, values[-1], curve=points(*values), parameters=1000 if seed else 2000)
+            draw_pictures(folder, (100, 200))
+    make_run("<img src=x onerror=alert(1)>", 0, 0.5, scoring="</script>", folder="hostile")
+    said = cli("compare", "runs", "--html", "report.html")
+    assert said.code == 0, said.err
+    return tmp_path / "report.html"
+
+
+def embedded(report):
+    return json.loads(re.search(r'id="data">(.*?)</script>', report.read_text(encoding="utf-8"), re.DOTALL)[1])
+
+
+def test_the_page_holds_everything_and_asks_the_network_for_nothing(report):
+    text = report.read_text(encoding="utf-8")
+    (table,) = embedded(report)["tables"]
+
+    assert PLACE not in text
+    assert not re.search(r"(?:src|href)\s*=|@import|url\(|https?://(?!www\.w3\.org/2000/svg)", text.split("<script")[0])
+    assert [row["label"] for row in table["rows"]][:1] == ["soft-additive"]
+    assert [len(row["pictures"]) for row in table["rows"]] == [2, 0, 2]
+
+
+def test_text_from_a_run_folder_cannot_end_the_script(report):
+    assert report.read_text(encoding="utf-8").count("</script>") == 2
+
+
+def test_a_curve_is_the_mean_over_seeds_and_a_run_that_ended_counts_on(tmp_path, make_run, points):
+    make_run("soft", 0, curve=points(0.2, 1.0))
+    make_run("soft", 1, curve=points(0.4, 0.6, 0.8))
+    runs, _ = read_all([tmp_path / "runs"])
+
+    drawn = curves(runs)["val/exact_match"]
+
+    assert [point[0] for point in drawn] == [100, 200, 300]
+    assert [point[3] for point in drawn] == pytest.approx([0.3, 0.8, 0.9])
+    assert drawn[2][4:] == [0.8, 1.0]
+
+
+def test_of_many_steps_the_first_the_last_and_some_between_are_shown(tmp_path):
+    draw_pictures(tmp_path, range(0, 300, 10), examples=1)
+    steps = list(pictures(tmp_path))
+
+    assert (steps[0], steps[-1], len(steps)) == (0, 290, 12)
+
+
+def test_a_damaged_event_file_costs_the_page_its_pictures_only(tmp_path):
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"\x00\x01garbage")
+
+    assert pictures(tmp_path) == {}
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs a browser, {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=["light", "dark", "phone"])
+def page(request, browser, report):
+    size = {"width": 390, "height": 800} if request.param == "phone" else {"width": 1200, "height": 900}
+    scheme = "dark" if request.param == "dark" else "light"
+    opened = browser.new_context(viewport=size, color_scheme=scheme, offline=True).new_page()
+    complaints = []
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: complaints.append(dialog.message))
+    opened.goto(report.as_uri())
+    yield opened
+    assert complaints == []
+
+
+def groups(page):
+    return page.locator("tbody tr td:first-child").all_inner_texts()
+
+
+def test_the_page_sorts_slides_and_opens_a_configuration(page):
+    assert groups(page)[0] == "soft-additive"
+    page.get_by_role("button", name="mean").click()
+    assert groups(page)[0] == "uniform-additive"
+    page.get_by_role("button", name="mean").press("Enter")
+    assert groups(page)[0] == "soft-additive"
+
+    slider = page.get_by_label("training step")
+    before = page.locator(".wall img").first.get_attribute("src")
+    slider.focus()
+    slider.press("ArrowLeft")
+    assert page.locator("output").inner_text() == "step 100"
+    assert page.locator(".wall img").first.get_attribute("src") != before
+
+    page.locator("circle").first.press("Enter")
+    assert "max_epochs: 1" in page.locator("#configuration pre").inner_text()
+    page.keyboard.press("Escape")
+    assert not page.locator("#configuration").is_visible()
+
+
+def test_the_page_is_as_wide_as_its_window(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_what_comes_from_a_run_folder_is_shown_as_text(page):
+    assert "<img src=x onerror=alert(1)>-</script>" in groups(page)
+    assert page.locator("main img:not(.zoom img)").count() == 0

@@ -1,0 +1,162 @@
+"""The benchmark: what it measures, what it writes, and what it says of a word that it does not understand."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from attnbench.bench import BenchConfig, Ours, TextbookAdditive, contenders, exponents, forward_backward, read
+from attnbench.measure import exponent, extra_memory, quartiles, time_in_turn
+from attnbench.registry import Registry
+
+TINY = ("batch=2", "dim=8", "heads=2", "rounds=2", "length=4,8")
+CPU = torch.device("cpu")
+
+
+def test_it_prints_a_table_and_writes_json_and_a_picture(cli, tmp_path):
+    said = cli(
+        "bench", *TINY, "attention=soft,uniform", "scoring=dot,additive", "reference=torch_mha,textbook_additive"
+    )
+    assert said.code == 0, said.err
+    names = ["torch_mha", "textbook_additive", "soft-dot", "soft-additive", "uniform"]
+    assert all(name in said.out for name in names)
+    assert (tmp_path / "bench" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [(row["length"], row["name"]) for row in result["rows"]] == [(n, name) for n in (4, 8) for name in names]
+    for row in result["rows"]:
+        for mode in ("forward", "forward+backward"):
+            assert 0 < row[mode]["q1"] <= row[mode]["seconds"] <= row[mode]["q3"]
+            assert row[mode]["memory_bytes"] is None or row[mode]["memory_bytes"] >= 0
+    assert [row["forward"]["ratio"] for row in result["rows"] if row["name"] == "torch_mha"] == [1.0, 1.0]
+    assert set(result["exponents"]) == set(names)
+    assert result["config"]["dim"] == 8
+
+
+def test_options_reach_the_components_and_the_output_folder_is_a_choice(cli, tmp_path):
+    words = ("attention=multihead", "scoring=additive", "attention.num_heads=2", "scoring.hidden_dim=3", "weights=true")
+    said = cli("bench", *TINY, *words, "output=there/costs", "length=4")
+    assert said.code == 0, said.err
+    result = json.loads((tmp_path / "there" / "costs" / "bench.json").read_text())
+    assert result["config"]["options"] == {"attention": {"num_heads": 2}, "scoring": {"hidden_dim": 3}}
+    assert result["exponents"] == {}  # one length tells nothing about growth
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("lenght=8", "did you mean 'length'"),
+        ("length=long", "Integer"),
+        ("length=0", "length=0"),
+        ("rounds=0", "rounds=0: at least 1"),
+        ("multihead", "key=value"),
+        ("attention=multihed", "did you mean 'multihead'"),
+        ("scoring=additiv", "did you mean 'additive'"),
+        ("reference=torch_mah", "did you mean 'torch_mha'"),
+        ("attention.num_hed=2", "no option 'num_hed'"),
+        ("heads=3", "heads=3 does not divide dim=8"),
+        ("device=abacus", "device=abacus"),
+        ("dtype=float31", "dtype"),
+    ],
+)
+def test_a_word_that_cannot_be_is_one_line_that_names_it(cli, word, says):
+    said = cli("bench", *TINY, word)
+    assert said.code == 2
+    assert says in said.err.splitlines()[-1]
+    assert "Traceback" not in said.err
+
+
+def test_scoring_for_an_attention_that_uses_none_is_refused(cli):
+    said = cli("bench", *TINY, "attention=uniform", "scoring=dot")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "uses no scoring function" in said.err
+
+
+def test_several_values_stand_with_commas_between_them():
+    config, _ = read(["attention=soft,self", "length=[16,32]", "dtype=bfloat16"])
+    assert (config.attention, config.length, config.dtype.value) == (["soft", "self"], [16, 32], "bfloat16")
+
+
+def test_every_registered_attention_can_be_measured():
+    registry = Registry.load()
+    names = [component.name for component in registry.of("attention")]
+    config = BenchConfig(attention=names, scoring=["dot"], reference=[], dim=8)
+    made = dict(contenders(registry, config, {"attention": {}, "scoring": {}}, []))
+    assert len(made) == len(names)
+    x = torch.randn(2, 5, 8, requires_grad=True)
+    for module in made.values():
+        forward_backward(module, x)()
+    assert any(module.attention.recurrent for module in made.values() if isinstance(module, Ours))
+
+
+def test_the_textbook_form_and_ours_are_the_same_function():
+    torch.manual_seed(0)
+    config = BenchConfig(attention=["soft"], scoring=["additive"], reference=["textbook_additive"], dim=8)
+    theirs, ours = dict(contenders(Registry.load(), config, {"attention": {}, "scoring": {}}, [])).values()
+    assert isinstance(theirs, TextbookAdditive)
+    ours.attention.score.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_the_exponent_is_the_power_of_the_length():
+    assert exponent([(n, 3.0 * n**2) for n in (128, 512, 2048)]) == pytest.approx(2.0)
+    rows = [
+        {"name": "a", "length": n, "forward": {"seconds": 5.0 * n, "memory_bytes": None},
+         "forward+backward": {"seconds": 2.0 * n**3, "memory_bytes": n**2}} for n in (10, 100)
+    ]  # fmt: skip
+    fitted = {"forward time": 1.0, "forward+backward time": 3.0, "forward+backward memory": 2.0}
+    assert exponents(rows)["a"] == pytest.approx(fitted)
+
+
+def test_quartiles_of_numbers_worked_out_by_hand():
+    assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+    assert quartiles([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_everything_is_timed_once_a_round_and_in_turn(monkeypatch):
+    monkeypatch.setattr("attnbench.measure.LASTS", 0.0)  # no repeats within a timing
+    order: list[str] = []
+    times = time_in_turn({name: lambda name=name: order.append(name) for name in "ab"}, 3, CPU)
+    assert {name: len(measured) for name, measured in times.items()} == {"a": 3, "b": 3}
+    rounds = order[-len(order) // 4 * 3 :]
+    assert {"a", "b"} == set(rounds)
+    assert rounds.index("b") < len(rounds) - 1 - rounds[::-1].index("a")  # not all of one and then all of the other
+
+
+def test_extra_memory_is_what_a_call_holds_at_its_peak():
+    measured = extra_memory(lambda: torch.ones(8_000_000).add_(1).sum(), CPU)  # type: ignore[arg-type]
+    if measured is None:
+        pytest.skip("this system does not tell the peak")
+    assert 30e6 < measured < 60e6
+
+
+def test_what_memory_does_not_suffice_for_is_left_out_with_its_need(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("attnbench.bench.extra_memory", lambda call, device: 10**6)
+    monkeypatch.setattr("attnbench.bench.available_memory", lambda device: 2e6)
+    said = cli("bench", *TINY, "attention=soft", "scoring=dot", "reference=torch_sdpa")
+    assert said.code == 0
+    assert "length 8: soft-dot left out: would need about 0.0 GB" in said.err
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert {row["length"] for row in result["rows"]} == {4}
+    assert all(math.isfinite(row["forward"]["seconds"]) for row in result["rows"])
+
+
+def test_what_runs_out_of_memory_is_left_out_and_the_rest_is_measured(cli, tmp_path, monkeypatch):
+    def forward(module, x):
+        if isinstance(module, Ours):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return x
+
+    monkeypatch.setattr("attnbench.bench.forward", lambda module, x: lambda: forward(module, x))
+    said = cli("bench", *TINY, "attention=soft", "scoring=dot", "reference=torch_sdpa")
+    assert said.code == 0
+    assert "length 4: soft-dot left out: DefaultCPUAllocator: can't allocate memory" in said.err
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [row["name"] for row in result["rows"]] == ["torch_sdpa", "torch_sdpa"]
+
+
+def test_a_benchmark_that_measured_nothing_says_so(cli):
+    said = cli("bench", *TINY, "attention=", "reference=")
+    assert said.code == 2
+    assert "nothing was measured" in said.err

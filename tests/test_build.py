@@ -1,0 +1,78 @@
+"""`attnbench.build`: any registered mechanism in your own program, with the command line's checks and errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import attnbench
+from attnbench.registry import Registry
+
+WIDTHS = {"query_dim": 8, "key_dim": 8, "value_dim": 8}
+
+
+@pytest.mark.parametrize("component", Registry.load().of("attention"), ids=lambda component: component.name)
+def test_any_attention_is_one_call_away(component):
+    scoring = {"scoring": "scaled_dot"} if attnbench.schema.takes_score(component.cls) else {}
+    attention = attnbench.build("attention", component.name, **WIDTHS, **scoring)
+    assert isinstance(attention, attnbench.Attention)
+    assert type(attention) is component.cls
+
+
+def test_options_reach_the_attention_and_its_scoring_function():
+    attention = attnbench.build(
+        "attention", "multihead", **WIDTHS, num_heads=2, scoring={"name": "additive", "hidden_dim": 5}
+    )
+    assert attention.num_heads == 2
+    assert attention.score.v.in_features == 5
+    context, weights = attention(torch.randn(3, 4, 8), torch.randn(3, 6, 8), torch.randn(3, 6, 8))
+    assert context.shape == (3, 4, 8)
+    assert weights.shape == (3, 2, 4, 6)
+
+
+def test_a_scoring_function_and_a_task_are_built_alike():
+    assert attnbench.build("scoring", "additive", query_dim=3, key_dim=4, hidden_dim=2).v.in_features == 2
+    assert attnbench.build("task", "date", lines=100).lines == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "line"),
+    [
+        (("attention", "multihed"), WIDTHS, "attention=multihed: no such attention; did you mean 'multihead'?"),
+        (("atention", "soft"), WIDTHS, "kind 'atention': no such kind of component; did you mean 'attention'?"),
+        (("attention", "soft"), {"query_dim": 8}, "attention 'soft' needs key_dim=, value_dim="),
+        (("attention", "soft"), WIDTHS, "attention=soft needs a scoring function: scoring=NAME, one of "),
+        (("attention", "uniform"), {**WIDTHS, "scoring": "dot"}, "attention=uniform uses no scoring function"),
+        (("attention", "soft"), {**WIDTHS, "scoring": "dott"}, "scoring=dott: no such scoring; did you mean 'dot'?"),
+        (
+            ("attention", "multihead"),
+            {**WIDTHS, "scoring": "dot", "num_head": 2},
+            "attention.num_head: attention 'multihead' has no option 'num_head'; did you mean 'num_heads'?",
+        ),
+        (("attention", "multihead"), {**WIDTHS, "scoring": "dot", "num_heads": "two"}, "attention.num_heads: "),
+        (("attention", "multihead"), {**WIDTHS, "scoring": "dot", "num_heads": 3}, "num_heads=3 does not divide the"),
+        (
+            ("attention", "soft"),
+            {**WIDTHS, "scoring": {"name": "additive", "hidden_dims": 3}},
+            "scoring.hidden_dims: scoring 'additive' has no option 'hidden_dims'; did you mean 'hidden_dim'?",
+        ),
+        (("scoring", "dot"), {"query_dim": 3, "key_dim": 4}, "scoring=dot: "),
+        (("task", "date"), {"line": 3}, "task.line: task 'date' has no option 'line'; did you mean 'lines'?"),
+    ],
+)
+def test_what_cannot_be_built_is_the_command_lines_error(arguments, options, line):
+    with pytest.raises(attnbench.UsageError) as raised:
+        attnbench.build(*arguments, **options)
+    assert line in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_neither_lightning_nor_hydra_is_imported():
+    program = (
+        "import sys, attnbench;"
+        "attnbench.build('attention', 'soft', query_dim=4, key_dim=4, value_dim=4, scoring='dot');"
+        "print([name for name in ('pytorch_lightning', 'hydra', 'matplotlib') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"

@@ -1,0 +1,80 @@
+"""The command lines of README, and what goes wrong with them: one clear line, exit code not 0."""
+
+import json
+
+import pytest
+from conftest import SMALL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["attention=multihead", "attention.num_head=8"],
+            "attention.num_head: attention 'multihead' has no option 'num_head'; did you mean 'num_heads'?",
+        ),
+        (["attention=multihead", "attention.num_heads=eight"], "attention.num_heads: Value 'eight' of type 'str'"),
+        (["attention=multihead", "attention.num_heads=7"], "num_heads=7 does not divide the width 64; try num_heads=8"),
+        (["attention=multihed"], "attention=multihed: no such attention; did you mean 'multihead'?"),
+        (["scoring=additve"], "scoring=additve: no such scoring; did you mean 'additive'?"),
+        (["task=dat"], "task=dat: no such task; did you mean 'date'?"),
+        (["attention=uniform", "scoring=dot"], "attention=uniform uses no scoring function; leave scoring= out"),
+        (["trainer.max_epoch=3"], "trainer.max_epoch: trainer has no option 'max_epoch'; did you mean 'max_epochs'?"),
+        (["trainer.max_steps=many"], "trainer.max_steps: Value 'many' of type 'str'"),
+        (["trainer=cup"], "trainer=cup: no such trainer; did you mean 'cpu'?"),
+        (["optimizer.name=adan"], "optimizer.name: Invalid value 'adan', expected one of [adam, adamw, sgd]"),
+        (["sead=3"], "sead: the run has no option 'sead'; did you mean 'seed'?"),
+        (["seed=x"], "seed: Value 'x' of type 'str'"),
+        (["task.lines=[1"], "task.lines=[1"),
+        (["lst"], "lst: no such command; did you mean 'list'?"),
+        (["evaluate", "nowhere"], "nowhere: not a run folder, it has no config.yaml"),
+        (["resume=nowhere"], "nowhere: not a run folder, it has no config.yaml"),
+        (["task.file=nowhere.txt"], "task.file=nowhere.txt: cannot be read"),
+        (["task.lines=3"], "split is empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_user_gets_wrong_is_one_line_that_names_it(cli, arguments, line):
+    said = cli(*arguments)
+    assert said.code == 2
+    assert line in said.err
+    assert said.err.startswith("attnbench: ")
+    assert said.err.count("\n") == 1
+    assert not said.out
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(cli, tmp_path):
+    (tmp_path / "taken").write_text("")
+    said = cli(*SMALL, "hydra.run.dir=taken/run")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert "taken" in said.err
+
+
+def test_list_names_every_component_with_its_options_and_where_it_came_from(cli):
+    said = cli("list")
+    assert said.code == 0
+    assert "attention=multihead  Several attentions side by side" in said.out
+    assert "num_heads=4" in said.out
+    assert "plugins/attention/multihead.py (shipped)" in said.out
+
+
+def test_help_lists_every_group_and_option(cli):
+    said = cli("--help")
+    assert said.code == 0
+    for word in ("scoring=additive", "attention.num_heads=4", "task.lines=50000", "trainer=cpu|ddp|debug|gpu",
+                 "trainer.threads=1", "optimizer.lr=0.001", "seed=0", "evaluate"):  # fmt: skip
+        assert word in said.out
+
+
+def test_the_command_line_wins_over_the_tasks_recipe(cli):
+    composed = cli("--cfg", "job", "optimizer.lr=0.5").out
+    assert "lr: 0.5" in composed
+    assert "max_epochs: 1" in composed  # the recipe's
+
+
+def test_a_sweep_makes_a_run_folder_for_each_combination(cli, tmp_path):
+    assert cli("-m", *SMALL, "attention=soft,uniform", "seed=0,1").code == 0
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/date/*/*/result.json")]
+    ran = sorted((result["attention"], result["scoring"], result["seed"]) for result in results)
+    assert ran == [("soft", "additive", 0), ("soft", "additive", 1), ("uniform", None, 0), ("uniform", None, 1)]

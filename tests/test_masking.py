@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnbench import check_mask, hide_masked, masked_softmax, valid_lengths_to_mask
+
+
+def test_lengths_of_examples_become_a_mask_for_all_their_queries():
+    mask = valid_lengths_to_mask(torch.tensor([2, 0, 3]), 3)
+    assert mask.tolist() == [[[True, True, False]], [[False] * 3], [[True] * 3]]
+
+
+def test_lengths_of_queries_become_a_mask_for_each():
+    mask = valid_lengths_to_mask(torch.tensor([[1, 2], [3, 0]]), 3)
+    assert mask.shape == (2, 2, 3)
+    assert mask.sum(-1).tolist() == [[1, 2], [3, 0]]
+
+
+@pytest.mark.parametrize("lengths", [torch.ones(2, 2, 2, dtype=torch.long), torch.tensor([1.0]), torch.tensor([True])])
+def test_lengths_of_another_shape_or_type_are_refused(lengths):
+    with pytest.raises(Exception, match=r"valid lengths|Type-check"):
+        valid_lengths_to_mask(lengths, 3)
+
+
+def test_masked_softmax_by_hand():
+    scores = torch.tensor([[0.0, math.log(3.0), 100.0]])
+    weights = masked_softmax(scores, torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(weights, torch.tensor([[0.25, 0.75, 0.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_row_with_nothing_to_attend_gives_zeros_and_finite_gradients(dtype):
+    scores = torch.randn(2, 3, 4, dtype=dtype, requires_grad=True)
+    mask = valid_lengths_to_mask(torch.tensor([0, 2]), 4)
+    weights = masked_softmax(scores, mask)
+    assert not weights[0].any()
+    weights.square().sum().backward()
+    assert scores.grad is not None
+    assert torch.isfinite(scores.grad).all()
+    assert not scores.grad[0].any()
+
+
+def test_the_scores_are_not_written_to():
+    scores = torch.randn(1, 2, 3)
+    before = scores.clone()
+    masked_softmax(scores, torch.tensor([[[True, False, False]]]))
+    assert torch.equal(scores, before)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_a_masked_score_does_not_matter_whatever_it_is(poison):
+    mask = torch.tensor([[[True, True, False]]])
+    scores = torch.tensor([[[0.1, 0.2, poison]]])
+    torch.testing.assert_close(masked_softmax(scores, mask)[..., :2], torch.softmax(scores[..., :2], -1))
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_rows_sum_to_one_and_masked_keys_have_no_weight(batch, queries, keys, random):
+    generator = torch.Generator().manual_seed(random.randrange(2**31))
+    scores = 30 * torch.randn(batch, queries, keys, generator=generator)
+    mask = torch.rand(batch, queries, keys, generator=generator) < 0.6
+    weights = masked_softmax(scores, mask)
+    assert not weights[~mask].any()
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), mask.any(-1).float())
+
+
+def test_a_float_mask_is_refused_with_the_reason():
+    with pytest.raises(TypeError, match=r"a mask is bool, True where a query may attend, not torch\.float32"):
+        check_mask(torch.zeros(1, 2, 3), 2, 3)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 4), (1, 5, 3)])
+def test_a_mask_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"is \[\.\.\., 1 or 2, 3\], not"):
+        check_mask(torch.ones(shape, dtype=torch.bool), 2, 3)
+
+
+def test_nan_in_padding_reaches_neither_values_nor_keys():
+    mask = valid_lengths_to_mask(torch.tensor([1]), 2)
+    poisoned = torch.tensor([[[1.0], [math.nan]]])
+    key, value = hide_masked(mask, poisoned, poisoned)
+    assert key.tolist() == value.tolist() == [[[1.0], [0.0]]]

@@ -1,0 +1,244 @@
+"""A run folder explains itself, and a run that was cut off comes to the same result."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import HEEDING, SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from attnbench import UsageError
+from attnbench.__main__ import main
+from attnbench.registry import Registry
+from attnbench.run import load, typed
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def weights_of(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once") / "ran"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["attnbench", *SMALL, "attention=multihead", f"hydra.run.dir={folder}"])
+        assert main() == 0
+    return folder
+
+
+@pytest.fixture
+def folder(ran, tmp_path):
+    return Path(shutil.copytree(ran, tmp_path / "ran"))
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(folder):
+    result = result_of(folder)
+    assert result["status"] == "completed"
+    assert (result["task"], result["attention"], result["scoring"], result["seed"]) == (
+        "date", "multihead", "additive", 0,
+    )  # fmt: skip
+    assert result["primary"] == "test/exact_match"
+    assert {"val/exact_match", "val/loss", "test/exact_match", "test/loss"} <= result["metrics"].keys()
+    assert result["steps"] == 6
+    assert result["examples_seen"] == 6 * 64
+    assert result["parameters"] == sum(
+        tensor.numel() for name, tensor in weights_of(folder).items() if name.startswith("model.")
+    )
+    assert result["train_seconds"] > 0
+    assert result["peak_memory_bytes"] > 10**8
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["overrides"][-1] == "attention=multihead"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "run.log", "checkpoints", "result.json"} <= names
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_the_default_run_folder_says_what_was_run(cli, tmp_path):
+    assert cli(*SMALL, "attention=last", "seed=7").code == 0
+    (made,) = tmp_path.glob("runs/date/last/*_seed7_*")
+    assert result_of(made)["scoring"] is None
+
+
+def events(folder):
+    read = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    read.Reload()
+    return read
+
+
+def test_tensorboard_has_curves_pictures_and_texts(folder):
+    read = events(folder)
+    scalars = set(read.Tags()["scalars"])
+    assert {"train/loss", "train/learning_rate", "train/examples_per_second"} <= scalars
+    assert {"val/loss", "val/exact_match", "test/loss", "test/exact_match"} <= scalars
+    assert [event.step for event in read.Scalars("val/loss")] == [3, 6]
+    assert [event.step for event in read.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    for example in range(2):
+        pictures = read.Images(f"attention/{example}")
+        assert [event.step for event in pictures] == [3, 6]
+        assert all(event.width > 300 and event.height > 100 for event in pictures)
+    assert "→" in read.Tensors("examples/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert len(list(folder.glob("events.*"))) == 1
+
+
+def test_the_hparams_page_has_the_final_metrics(folder):
+    read = events(folder)
+    content = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert start.hparams["attention"].string_value == "multihead"
+    assert start.hparams["attention.num_heads"].number_value == 4
+    content = read.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    named = {info.name.tag for info in experiment.metric_infos}
+    assert named == {tag for tag in result_of(folder)["metrics"] if not tag.startswith("val/")}
+    assert "test/exact_match" in named
+    for tag in named:
+        assert read.Scalars(tag)[-1].value == pytest.approx(result_of(folder)["metrics"][tag])
+
+
+def test_evaluate_reads_the_best_checkpoint_again(cli, folder):
+    said = cli("evaluate", "ran")
+    assert said.code == 0
+    measured = dict(line.split() for line in said.out.splitlines())
+    for tag, value in measured.items():
+        assert float(value) == pytest.approx(result_of(folder)["metrics"][tag], rel=1e-4)
+
+
+def test_evaluate_on_other_data(cli, folder, tmp_path):
+    (tmp_path / "dates.txt").write_text("".join(f"{'9/' + str(d) + '/97':<29}_1997-09-{d:02}\n" for d in range(1, 31)))
+    said = cli("evaluate", "ran", "task.file=dates.txt", "task.test_share=1", "task.val_share=0")
+    assert said.code == 0
+    assert "test/exact_match" in said.out
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("task.embed_dim=16", "does not hold this model's weights"),
+        ("task.line=3", "task.line: task 'date' has no option 'line'; did you mean 'lines'?"),
+        ("task=imdb", "task=imdb: this run's task stays what it is"),
+        ("attention", "attention: expected key=value"),
+    ],
+)
+def test_evaluate_says_what_cannot_be_overridden(cli, folder, override, line):
+    said = cli("evaluate", "ran", override)
+    assert said.code == 2
+    assert line in said.err
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(cli, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert cli(*SMALL, f"seed={seed}", "trainer.images=0", f"hydra.run.dir={name}").code == 0
+    assert same(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
+    assert result_of(tmp_path / "a")["metrics"] == result_of(tmp_path / "b")["metrics"]
+    assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
+
+
+def test_a_run_stopped_by_ctrl_c_resumes_to_the_result_it_would_have_had(cli, tmp_path):
+    arguments = ["task.lines=600", "trainer.max_steps=240", "trainer.val_every=20", "trainer.images=0"]
+    assert cli(*arguments, "hydra.run.dir=whole").code == 0
+    command = [*HEEDING, *arguments, "hydra.run.dir=cut"]
+    said = ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said += line
+            if line.startswith("step  20/240"):  # well before the end
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said
+    cut = result_of(tmp_path / "cut")
+    assert cut["status"] == "interrupted"
+    assert 20 <= cut["steps"] < result_of(tmp_path / "whole")["steps"]
+    assert cli("resume=cut").code == 0
+    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+    resumed, whole = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
+    assert resumed["metrics"] == whole["metrics"]
+    for measure in ("status", "steps", "examples_seen"):
+        assert resumed[measure] == whole[measure]
+    steps = [[event.step for event in events(tmp_path / name).Scalars("val/loss")] for name in ("cut", "whole")]
+    assert steps[0] == steps[1]
+
+
+def test_a_completed_run_is_not_run_again(cli, folder):
+    before = (folder / "result.json").read_text()
+    said = cli("resume=ran")
+    assert said.code == 0
+    assert "already completed" in said.err
+    assert (folder / "result.json").read_text() == before
+
+
+def test_training_stops_when_nothing_is_left_to_gain(cli, tmp_path):
+    same_date = "".join(
+        f"{'9/8/97' if i % 2 else 'Sep ' + str(i % 9 + 1) + ', 1997':<29}_1997-09-08\n" for i in range(400)
+    )
+    (tmp_path / "easy.txt").write_text(same_date)
+    shares = ("task.test_share=0.2", "task.val_share=0.2")
+    arguments = ("trainer.max_steps=200", "trainer.val_every=20", "trainer.images=0", "hydra.run.dir=easy")
+    assert cli("task.file=easy.txt", *shares, *arguments).code == 0
+    result = result_of(tmp_path / "easy")
+    assert result["metrics"]["val/exact_match"] == 1.0
+    assert result["steps"] < 200
+
+
+def test_a_failing_run_says_so_in_its_folder(cli, tmp_path):
+    assert cli("task.file=nowhere.txt", "hydra.run.dir=failed").code == 2
+    result = result_of(tmp_path / "failed")
+    assert result["status"] == "failed"
+    assert "nowhere.txt" in result["error"]
+    assert "Traceback" in (tmp_path / "failed" / "run.log").read_text()
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(cli, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))  # too small for a checkpoint
+    try:
+        said = cli(*SMALL, "trainer.images=0", "hydra.run.dir=full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith("attnbench: ")
+    assert result_of(tmp_path / "full")["status"] == "failed"
+    assert not list((tmp_path / "full").glob("checkpoints/*.ckpt"))
+
+
+def test_a_config_names_registered_components_only():
+    registry = Registry.load()
+    chosen = {"attention": {"name": "soft"}, "scoring": {"name": "dot"}, "task": {"name": "date"}}
+    assert typed(registry, chosen, ["task.lines=5"]).task.lines == 5
+    with pytest.raises(UsageError, match="attention=os: no such attention"):
+        typed(registry, {**chosen, "attention": {"name": "os"}}, [])
+    with pytest.raises(UsageError, match="_target_"):
+        typed(registry, {**chosen, "attention": {"name": "soft", "_target_": "os.system"}}, [])
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "task: date"])
+def test_a_folder_that_is_no_run_folder_is_one_line(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UsageError) as raised:
+        load(tmp_path, Registry.load(), [])
+    assert str(tmp_path / "config.yaml") in str(raised.value) or "config.yaml" in str(raised.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_run_reads_unseen_dates(cli, tmp_path, seed):
+    assert cli(f"seed={seed}", "hydra.run.dir=default").code == 0
+    result = result_of(tmp_path / "default")
+    assert result["metrics"]["test/exact_match"] >= 0.999
+    assert result["seconds"] < 45

@@ -1,0 +1,169 @@
+"""What `new` writes works as written: found, typed, checked, trained; and nothing is overwritten."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KINDS = ("scoring", "attention", "task")
+PACKAGES = sorted((ROOT / "tests" / "plugins").glob("attnbench-*"))
+#: Laws that take a moment each; all of them take minutes.
+SOME = "declarations or shapes or rows or factors or permutation or maps or learns"
+
+
+@pytest.fixture(scope="module")
+def scaffolded(environment, tmp_path_factory):
+    """A folder in which a fresh environment wrote a plugin of each kind, as a file and as a package."""
+    folder = tmp_path_factory.mktemp("scaffolded")
+    for kind in KINDS:
+        for arguments in ([f"my_{kind}"], [f"packed_{kind}", "--package"]):
+            call(environment, folder, "new", kind, *arguments)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(environment, scaffolded, tmp_path_factory):
+    """The scaffolded packages, and those of tests/plugins, installed."""
+    copies = tmp_path_factory.mktemp("packages")
+    for package in (*PACKAGES, *scaffolded.glob("attnbench-*")):
+        shutil.copytree(package, copies / package.name, ignore=shutil.ignore_patterns("__pycache__", "build", ".*"))
+    environment.install(*sorted(copies.iterdir()))
+    return copies
+
+
+def call(environment, folder, *arguments, module="attnbench"):
+    said = subprocess.run(
+        [environment.python, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+    return said.stdout
+
+
+def test_new_writes_one_file_for_each_plugin_and_five_for_a_package(scaffolded):
+    files = {str(path.relative_to(scaffolded)) for path in scaffolded.rglob("*") if path.is_file()}
+    packed = "attnbench-packed-scoring"
+    assert {name for name in files if name.startswith(("plugins/", packed)) and "__pycache__" not in name} == {
+        "plugins/my_scoring.py",
+        "plugins/my_attention.py",
+        "plugins/my_task.py",
+        f"{packed}/attnbench_packed_scoring.py",
+        f"{packed}/test_packed_scoring.py",
+        f"{packed}/pyproject.toml",
+        f"{packed}/README.md",
+        f"{packed}/.gitignore",
+    }
+
+
+def test_what_is_written_passes_the_linter(scaffolded):
+    rules = ["--config", str(ROOT / "pyproject.toml"), "--ignore", "I001"]  # where attnbench is sorted to
+    for command in (["check", *rules], ["format", "--check", *rules[:2]]):
+        ruff = [sys.executable, "-m", "ruff", *command, "plugins"]
+        said = subprocess.run(ruff, cwd=scaffolded, capture_output=True, check=False)
+        assert said.returncode == 0, said.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scaffolded_file_says_where_to_change_what(kind, scaffolded):
+    marks = {
+        line.strip().partition(":")[0].removeprefix("# ")
+        for line in (scaffolded / "plugins" / f"my_{kind}.py").read_text().splitlines()
+        if line.strip().startswith("# ") and line.strip().partition(":")[0].removeprefix("# ").isupper()
+    }
+    assert {"SUMMARY", "OPTIONS", "LIMITS", "NAME"} < marks
+
+
+def test_scaffolded_files_train(environment, scaffolded):
+    call(
+        environment, scaffolded, "task=my_task", "attention=my_attention", "scoring=my_scoring",
+        "attention.sharpness=1", "scoring.temperature=1", "hydra.run.dir=together",
+    )  # fmt: skip
+    result = json.loads((scaffolded / "together" / "result.json").read_text())
+    assert result["metrics"]["test/accuracy"] >= 0.99
+    assert result["train_seconds"] < 60
+
+
+def test_scaffolded_packages_train(environment, installed, tmp_path):
+    call(
+        environment, tmp_path, "task=packed_task", "attention=packed_attention", "scoring=packed_scoring",
+        "trainer=debug", "hydra.run.dir=together",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "together" / "result.json").read_text())["status"] == "completed"
+
+
+def test_scaffolded_files_obey_the_laws(environment, scaffolded):  # the scoring function's are in README's chapter
+    said = call(environment, scaffolded, "check", "plugins/my_attention.py", "plugins/my_task.py")
+    assert "my_attention" in said
+    assert "my_task" in said
+    assert "2 components: " in said
+    assert ", 0 broken" in said
+
+
+@pytest.mark.parametrize("package", [*(f"attnbench-packed-{kind}" for kind in KINDS), *(p.name for p in PACKAGES)])
+def test_a_package_tests_itself(package, environment, installed):
+    out = call(environment, installed / package, "-q", "-k", f"{SOME} or numbers or recall", module="pytest")
+    assert " passed" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", [*(f"attnbench-packed-{kind}" for kind in KINDS), *(p.name for p in PACKAGES)])
+def test_a_package_obeys_every_law(package, environment, installed):
+    assert " passed" in call(environment, installed / package, "-q", module="pytest")
+
+
+def test_packages_are_listed_with_where_they_came_from(environment, installed, tmp_path):
+    listed = json.loads(call(environment, tmp_path, "list", "--json"))
+    origins = {f"{row['kind']}={row['name']}": row["origin"] for row in listed["components"]}
+    assert origins["scoring=ard"] == "attnbench_ard (attnbench-ard 0.1.0)"
+    assert origins["attention=refractory"] == "attnbench_refractory (attnbench-refractory 0.1.0)"
+    assert origins["task=mqar"] == "attnbench_mqar (attnbench-mqar 0.1.0)"
+    fits = next(row["fits"] for row in listed["components"] if row["name"] == "refractory")
+    assert fits["task=date"] is None
+    assert "the host of task=mqar asks all its queries at once" in fits["task=mqar"]
+
+
+def test_pytest_starts_without_torch_where_no_law_is_asked_for(environment, installed, tmp_path):
+    (tmp_path / "test_light.py").write_text("import sys\n\ndef test_light(): assert 'torch' not in sys.modules\n")
+    assert "1 passed" in call(environment, tmp_path, "-q", "-p", "no:jaxtyping", module="pytest")
+
+
+def test_a_law_test_of_what_is_not_registered_says_so(environment, tmp_path):
+    text = (ROOT / "tests" / "plugins" / "attnbench-ard" / "test_ard.py").read_text().replace("=ard", "=addditive")
+    (tmp_path / "test_mine.py").write_text(text)
+    command = [environment.python, "-m", "pytest", "-q", "-k", "seed"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert "scoring=addditive: no such scoring; did you mean 'additive'?" in said.stdout
+    assert "Is its package installed? pip install -e ." in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["scoring", "additive"], "new scoring additive: scoring=additive exists (`list additive` says where)"),
+        (["scoring", "my-score"], "new scoring my-score: a name is a word of letters, digits and _"),
+        (["scoring", "class"], "new scoring class: a name is a word"),
+        (["scoring", "../mine"], "new scoring ../mine: a name is a word"),
+        (["scorng", "mine"], "new scorng: no such kind of plugin; did you mean 'scoring'?"),
+        (["task", "task"], "has that file name; choose another name"),
+        (["task", "there"], "new task there: plugins/there.py exists; move it, or choose another name"),
+        (["task", "there", "--package"], "new task there: attnbench-there exists; move it, or choose another name"),
+        (["scoring"], "new: the following arguments are required: NAME; see python -m attnbench new --help"),
+        (["scoring", "mine", "--packge"], "new: unrecognized arguments: --packge; see python -m attnbench new --help"),
+    ],
+)
+def test_new_refuses_in_one_line_and_writes_nothing(arguments, line, cli, tmp_path):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "there.py").write_text("mine\n")
+    (tmp_path / "attnbench-there").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    said = cli("new", *arguments)
+    assert said.code == 2
+    assert said.err.startswith("attnbench: ")
+    assert line in said.err
+    assert len(said.err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "plugins" / "there.py").read_text() == "mine\n"
