@@ -154,10 +154,10 @@ NORMALISERS: Mapping[Normaliser, Callable[[Tensor, Tensor | None], Tensor]] = {
 
 
 def hide_masked(
-    mask: Bool[Tensor, "B Q K"] | None,
-    key: Float[Tensor, "B K Dk"],
-    value: Float[Tensor, "B K Dv"],
-) -> tuple[Float[Tensor, "B K Dk"], Float[Tensor, "B K Dv"]]:
+    mask: Bool[Tensor, "*B Q K"] | None,
+    key: Float[Tensor, "*B K Dk"],
+    value: Float[Tensor, "*B K Dv"],
+) -> tuple[Float[Tensor, "*B K Dk"], Float[Tensor, "*B K Dv"]]:
     """Zero the keys and values that no query may attend, so that NaN in padding reaches neither the output
     (0 * NaN is NaN) nor, through the backward pass, any parameter's gradient.
     """

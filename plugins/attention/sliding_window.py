@@ -12,6 +12,8 @@ from torch import Tensor
 
 from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
 
+SMALLEST = 16  # queries in a block: fewer make the products too small to be fast
+
 
 class SlidingWindow(Attention):
     """Query i sees the keys i - window to i + window (Beltagy, Peters, Cohan 2020, arXiv:2004.05150).
@@ -19,9 +21,10 @@ class SlidingWindow(Attention):
     weights = softmax over the keys j with |i - j| <= window of score(query_i, key_j)
     context = weights · value
 
-    The window is a mask, and meets the mask that is given: with a causal one, a query sees itself and `window` keys
-    behind it. It shows what the window does to quality; the cost stays that of all pairs. A query further than
-    `window` behind the last key sees nothing, and is given zeros.
+    Queries are taken in blocks, and a block is scored against the keys that one of it may see: the cost is linear in
+    the length, unless weights are asked for. The window meets the mask that is given: with a causal one, a query sees
+    itself and `window` keys behind it. A query further than `window` behind the last key sees nothing, and is given
+    zeros.
 
     Args:
         query_dim: Dq, the width of a query.
@@ -56,15 +59,35 @@ class SlidingWindow(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window; a scoring function that factors runs on a fused kernel."""
         check_mask(mask, query.shape[-2], key.shape[-2])
-        i = torch.arange(query.shape[1], device=query.device).unsqueeze(-1)
-        j = torch.arange(key.shape[1], device=query.device)
-        near = ((i - j).abs() <= self.window).expand(query.shape[0], -1, -1)
-        allowed = near if mask is None else near & mask
-        key, value = hide_masked(allowed, key, value)
-        if not need_weights and (factors := self.score.factor(query, key)) is not None:
-            return F.scaled_dot_product_attention(*factors, value, attn_mask=allowed, scale=1.0), None
-        weights = masked_softmax(self.score(query, key), allowed)
-        return weights @ value, weights.unsqueeze(1) if need_weights else None
+        queries, keys = query.shape[1], key.shape[1]
+        window = min(self.window, max(queries, keys))
+        size = max(window, SMALLEST)
+        seen = size + 2 * window  # keys, by the queries of one block
+        count = -(-queries // size)
+        behind = count * size + window - keys
+        query_BNSD = F.pad(query, (0, 0, 0, count * size - queries)).view(len(query), count, size, -1)
+        key_BNWD, value_BNWD = (F.pad(x, (0, 0, window, behind)).unfold(1, seen, size).mT for x in (key, value))
+        first = torch.arange(count, device=query.device).view(-1, 1, 1) * size
+        i = first + torch.arange(size, device=query.device).unsqueeze(-1)
+        j = first + torch.arange(-window, size + window, device=query.device)
+        allowed = ((i - j).abs() <= window) & (j >= 0) & (j < keys)
+        allowed = allowed.expand(len(query), -1, -1, -1)
+        if mask is not None and mask.shape[1] == 1:
+            allowed = allowed & F.pad(mask, (window, behind)).unfold(-1, seen, size).transpose(1, 2)
+        elif mask is not None:
+            rows = F.pad(mask, (0, 0, 0, count * size - queries)).view(len(mask), count, size, keys)
+            allowed = allowed & rows.gather(-1, j.clamp(0, keys - 1).expand(len(mask), -1, size, -1))
+        key_BNWD, value_BNWD = hide_masked(allowed, key_BNWD, value_BNWD)
+        if not need_weights and (factors := self.score.factor(query_BNSD, key_BNWD)) is not None:
+            context = F.scaled_dot_product_attention(*factors, value_BNWD, attn_mask=allowed, scale=1.0)
+            return context.flatten(1, 2)[:, :queries], None
+        weights = masked_softmax(self.score(query_BNSD, key_BNWD), allowed)
+        context = (weights @ value_BNWD).flatten(1, 2)[:, :queries]
+        if not need_weights:
+            return context, None
+        band = weights.new_zeros(len(query), count, size, window + keys + max(behind, 0))
+        band = band.scatter(-1, (j + window).expand_as(weights), weights).flatten(1, 2)
+        return context, band[:, None, :queries, window : window + keys]
 
 
 @hookimpl

@@ -346,6 +346,29 @@ def test_sliding_window_sees_its_neighbours() -> None:
     close(weights[0, 0], [[1, 0, 0], [half, half, 0], [0, half, half]])
 
 
+@pytest.mark.parametrize("window", [0, 1, 16, 100])
+def test_sliding_window_is_soft_attention_under_a_band(window: int) -> None:
+    torch.manual_seed(0)
+    soft = make("soft", (3, 3, 2), scoring="dot")
+    attend = make("sliding_window", (3, 3, 2), scoring="dot", window=window)
+    for queries, keys in ((1, 1), (5, 40), (40, 5), (33, 33), (64, 64)):
+        query, key, value = torch.randn(2, queries, 3), torch.randn(2, keys, 3), torch.randn(2, keys, 2)
+        band = ((torch.arange(queries).unsqueeze(-1) - torch.arange(keys)).abs() <= window).expand(2, -1, -1)
+        for mask in (None, torch.rand(2, 1, keys) < 0.7, torch.rand(2, queries, keys) < 0.7):
+            wanted, weights = soft(query, key, value, band if mask is None else band & mask)
+            close(attend(query, key, value, mask)[0], wanted)
+            close(attend(query, key, value, mask)[1], weights)
+            close(attend(query, key, value, mask, need_weights=False)[0], wanted)
+
+
+def test_sliding_window_makes_no_array_of_all_pairs() -> None:
+    """At 40,000 x 40,000 such an array takes 1.6 GB of bools alone."""
+    x = torch.randn(1, 40_000, 2)
+    mask = torch.ones(1, 1, 40_000, dtype=torch.bool)
+    context, _ = make("sliding_window", scoring="dot")(x, x, x, mask, need_weights=False)
+    assert context.shape == (1, 40_000, 2)
+
+
 def test_max_pool_by_hand() -> None:
     """The largest first feature is the third key's, the largest second the second's: half the features each."""
     context, weights = make("max_pool")(torch.randn(1, 1, 2), KEY, VALUE)
