@@ -178,6 +178,9 @@ def start(registry: Registry, overrides: list[str]) -> None:
     job = Job(registry)
     try:
         hydra.main(version_base="1.3", config_path="pkg://attnbench.conf", config_name="config")(job)()
+    except ValueError as error:  # a group that has to be chosen is null
+        word = next((override for override in overrides if override.endswith("=null")), first_line(error))
+        raise UsageError(f"{word}: a name is expected; see python -m attnbench --help") from error
     finally:
         finish()
     if job.error is not None:

@@ -207,6 +207,8 @@ def contenders(
         raise UsageError(no_scoring(config.attention[0]))
     widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), config.dim)
     for name in config.attention:
+        if config.weights and not registry.get("attention", name).cls.has_weights:
+            raise UsageError(f"weights=true: attention={name} has no weights to give; leave one of them out")
         for scoring in config.scoring if name in scored else [None]:
             module = registry.build_attention(
                 {"name": name, **options["attention"]},

@@ -54,6 +54,7 @@ class TrainBatches(Sampler[list[int]]):
         seed: shuffles.
         round_steps: steps between validations; None for a pass.
         lengths: of the examples, [size]: a step's are then alike, drawn by sorting BUCKET steps at a time.
+        done: steps that were done before, in a run that is resumed.
     """
 
     def __init__(
@@ -64,14 +65,16 @@ class TrainBatches(Sampler[list[int]]):
         seed: int,
         round_steps: int | None,
         lengths: Tensor | None = None,
+        done: int = 0,
     ) -> None:
         self.size, self.step_size, self.seed, self.lengths = size, batch_size * processes, seed, lengths
         self.steps_per_pass = math.ceil(size / self.step_size)
         self.round_steps = round_steps or self.steps_per_pass
-        self.round = 0
+        self.done, self.first, self.round = done, 0 if done == 0 else None, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to a round; Lightning calls this."""
+        """Move to a round; Lightning calls this, first with the round that a resumed run begins with."""
+        self.first = epoch if self.first is None else self.first
         self.round = epoch
 
     def __len__(self) -> int:
@@ -80,7 +83,8 @@ class TrainBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         rank, processes = _rank()
         order: list[int] = []
-        for step in range(self.round * self.round_steps, (self.round + 1) * self.round_steps):
+        start = self.done + (self.round - (self.first or 0)) * self.round_steps
+        for step in range(start, start + self.round_steps):
             number, place = divmod(step, self.steps_per_pass)
             if not order or place == 0:
                 order = self._order(number).tolist()
@@ -160,13 +164,22 @@ class Experiment(pl.LightningModule):
     """A task's host with its slot filled, its loss, its metrics, and the optimizer.
 
     Validation and test metrics are logged as `val/<metric>` and `test/<metric>`, the loss among them.
+
+    Args:
+        task: what is to be learned.
+        model: its host.
+        optimizer: the update rule.
+        total_steps: of the run.
+        fused: whether an update is one kernel; not in float16, whose gradients have to be unscaled before it.
     """
 
-    def __init__(self, task: Task, model: nn.Module, optimizer: OptimizerConfig, total_steps: int) -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, optimizer: OptimizerConfig, total_steps: int, *, fused: bool = True
+    ) -> None:
         super().__init__()
         self.task, self.model = task, model
         self.penalized = any(penalizes(module) for module in model.modules())
-        self.optimizer, self.total_steps = optimizer, total_steps
+        self.optimizer, self.total_steps, self.fused = optimizer, total_steps, fused
         self.stages = nn.ModuleDict(
             {stage: nn.ModuleDict({"loss": MeanMetric(), **task.metrics()}) for stage in ("val", "test")}
         )
@@ -251,14 +264,15 @@ class Experiment(pl.LightningModule):
         """Give the attention maps of the first validation examples, at most `examples`."""
         data = self.task.data("val")
         batch = data[list(range(min(examples, len(data))))]  # type: ignore[arg-type]
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():  # measuring changes nothing that follows
             return self.task.maps(self.model, self.transfer_batch_to_device(batch, self.device, 0))
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer; its rate is a function of the step alone, so that it survives a resume."""
         given = self.optimizer
-        optimizer = make_optimizer(self.model, given)
+        optimizer = make_optimizer(self.model, given, fused=self.fused)
         schedule = LambdaLR(optimizer, lambda step: rate(step, self.total_steps, given))
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -272,10 +286,16 @@ class Experiment(pl.LightningModule):
         self.skipped, self._in_a_row = checkpoint.get("skipped", (0, 0))
 
     def on_train_start(self) -> None:
-        """Take up the random state of the checkpoint."""
-        if self._rng is not None:
-            torch.set_rng_state(self._rng["cpu"].cpu())
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._rng["cuda"]])
+        """Take up the random state of the checkpoint; and the config's rate and decay, which may be new."""
+        if self._rng is None:
+            return
+        torch.set_rng_state(self._rng["cpu"].cpu())
+        torch.cuda.set_rng_state_all([state.cpu() for state in self._rng["cuda"]])
+        schedule: Any = self.lr_schedulers()
+        schedule.base_lrs = [settings["initial_lr"] for settings in self._settings]
+        share = rate(self.trainer.global_step, self.total_steps, self.optimizer)
+        for group, settings in zip(schedule.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings, lr=settings["initial_lr"] * share)
 
 
 def _single(value: Any) -> bool:
@@ -316,7 +336,7 @@ def gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad.values()
 
 
-def make_optimizer(model: nn.Module, given: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, given: OptimizerConfig, *, fused: bool = True) -> torch.optim.Optimizer:
     """Make the optimizer. Embeddings made with `sparse=True` are updated only where a step has seen them.
 
     Those rows follow Adam with the moments that they had when they were last seen, and do not decay.
@@ -324,7 +344,7 @@ def make_optimizer(model: nn.Module, given: OptimizerConfig) -> torch.optim.Opti
     kind = OPTIMIZERS[given.name.value]
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
     others = [p for p in model.parameters() if not any(p is table for table in tables)]
-    dense: torch.optim.Optimizer = kind(others, lr=given.lr, weight_decay=given.weight_decay, fused=True)
+    dense: torch.optim.Optimizer = kind(others, lr=given.lr, weight_decay=given.weight_decay, fused=fused)
     if not tables:
         return dense
     if kind is torch.optim.SGD:
@@ -477,7 +497,6 @@ class Ledger(pl.Callback):
         self.perfect = self.perfect + 1 if reached else 0
         if self.perfect == 2:
             trainer.should_stop = True
-        self._start_clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -488,10 +507,10 @@ class Ledger(pl.Callback):
         self._stop_clock()
 
 
-def plan(task: Task, config: TrainerConfig, seed: int) -> tuple[TrainBatches, int]:
-    """Lay out the training batches, and count the steps of the run."""
+def plan(task: Task, config: TrainerConfig, seed: int, done: int = 0) -> tuple[TrainBatches, int]:
+    """Lay out the training batches from the first step that is not `done`, and count the steps of the run."""
     size = len(task.data("train"))  # type: ignore[arg-type]
-    rounds = TrainBatches(size, config.batch_size, config.devices, seed, config.val_every, task.lengths("train"))
+    rounds = TrainBatches(size, config.batch_size, config.devices, seed, config.val_every, task.lengths("train"), done)
     total = config.max_epochs * rounds.steps_per_pass if config.max_steps is None else config.max_steps
     rounds.round_steps = max(1, min(rounds.round_steps, total))
     return rounds, total

@@ -70,7 +70,7 @@ def extra_memory(call: Call, device: torch.device) -> int | None:
     the peak, and lets it be reset; what an earlier call freed is handed back to the system first.
     """
     call()  # what is loaded or compiled once belongs to no call
-    gc.collect()
+    release_memory()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -78,8 +78,6 @@ def extra_memory(call: Call, device: torch.device) -> int | None:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = _kilobytes("VmRSS")
@@ -87,6 +85,13 @@ def extra_memory(call: Call, device: torch.device) -> int | None:
         return 1024 * max(0, _kilobytes("VmHWM") - before)
     except OSError:
         return None
+
+
+def release_memory() -> None:
+    """Hand what is no longer in use back to the system, so that what is used next can be seen."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kilobytes(field: str) -> int:

@@ -101,7 +101,7 @@ class Registry:
 
     @classmethod
     def load(cls, *files: Path) -> Registry:
-        """Load every plugin there is, and `files` besides. See DESIGN: what ships, folders, entry points.
+        """Load every plugin there is, what ships, folders, entry points, and `files` besides.
 
         $ATTNBENCH_DISABLE=NAME,NAME keeps plugins out, by the name of their file or entry point.
         $ATTNBENCH_STRICT=1 makes a plugin that fails an error, for automated runs that must not go on without it.
@@ -247,8 +247,8 @@ class Registry:
 
 
 def differs(overrides: Sequence[str]) -> str:
-    """Name the options that were typed, for the run folder's name: `_optimizer.lr-0.1`; its path tells the rest."""
-    typed = [override for override in overrides if "." in override.partition("=")[0]]
+    """Name what was typed, for the run folder's name: `_optimizer.lr-0.1`; its path tells the rest."""
+    typed = [override for override in overrides if override.partition("=")[0] not in (*BASES, "seed")]
     words = "".join(f"_{override.lstrip('+')}" for override in typed)
     return re.sub(r"[^\w.+-]+", "-", words)[:80]
 

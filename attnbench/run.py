@@ -13,13 +13,15 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml  # type: ignore[import-untyped]
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -38,6 +40,7 @@ from attnbench.experiment import (
     plan,
 )
 from attnbench.interfaces import Prediction, Task
+from attnbench.measure import release_memory
 from attnbench.processes import leads, shared
 from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
@@ -48,9 +51,11 @@ from attnbench.schema import (
     KINDS,
     Interrupted,
     OptimizerConfig,
+    Precision,
     RunConfig,
     TrainerConfig,
     UsageError,
+    check_numbers,
     explain,
     first_line,
     node,
@@ -153,12 +158,24 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
     log.setLevel(logging.INFO)
     result: dict[str, Any] = {"status": "running", **identity(config), "overrides": overrides}
     result["fingerprint"] = fingerprint(flat(plain(config)))
-    try:
+    begun = False  # until then the folder is as it was, or another run's
+
+    def begin() -> None:
+        nonlocal begun
         if leads():
+            if not resume:
+                claim(folder)
             write_text(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+        begun = True
         write_result(folder, result)
-        _fit_and_test(config, folder, registry, result, resume)
+
+    try:
+        check_numbers(config)
+        if not resume:
+            begin()
+        _fit_and_test(config, folder, registry, result, begin if resume else None)
         result["seconds"] = round(time.perf_counter() - started, 3)
+        result["finished"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         result["status"] = "completed"
         write_result(folder, result)
         if leads():
@@ -169,13 +186,28 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         result["error"] = f"{type(error).__name__}: {error}"
         log.error("%s", "".join(traceback.format_exception(error)))
         with contextlib.suppress(OSError):  # what made the run fail may be that nothing can be written here
-            write_result(folder, result)
+            if begun:
+                write_result(folder, result)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(str(folder)) from error
         raise
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def claim(folder: Path) -> None:
+    """Take a folder for a new run.
+
+    Raises:
+        UsageError: it is another's.
+    """
+    try:
+        (folder / "config.yaml").open("x").close()
+    except FileExistsError:
+        raise UsageError(
+            f"{folder}: holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir"
+        ) from None
 
 
 def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -> DictConfig:
@@ -198,7 +230,7 @@ def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -
         for override in overrides:
             key, equals, _ = override.partition("=")
             if not equals:
-                raise UsageError(f"{override}: expected key=value, such as task.batch_size=32")
+                raise UsageError(f"{override}: expected key=value, such as trainer.batch_size=32")
             if key in KINDS:
                 raise UsageError(f"{override}: this run's {key} stays what it is; start a new run for another")
             config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
@@ -249,6 +281,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
     checkpoint = folder / "checkpoints" / "best.ckpt"
     if not checkpoint.is_file():
         raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; resume={folder} trains on")
+    check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
     settings.devices, settings.strategy = 1, "auto"  # however many it was trained on
     torch.set_num_threads(settings.threads)
@@ -338,32 +371,36 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
     return task, task.model(make_attention)
 
 
-def _fit_and_test(config: DictConfig, folder: Path, registry: Registry, result: dict[str, Any], resume: bool) -> None:
+def _fit_and_test(
+    config: DictConfig, folder: Path, registry: Registry, result: dict[str, Any], go_on: Callable[[], None] | None
+) -> None:
+    """Train, from the folder's checkpoint if there is a `go_on` to call once it is known to fit; and test."""
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
     optimizer: OptimizerConfig = OmegaConf.to_object(config.optimizer)  # type: ignore[assignment]
     torch.set_num_threads(settings.threads)
     quiet()
     reset_peak_memory()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    begun = resume and (folder / "checkpoints" / "last.ckpt").exists()
-    task, model = build(config, registry, folder if begun else None)
+    last = folder / "checkpoints" / "last.ckpt" if go_on else None
+    last = last if last and last.exists() else None
+    task, model = build(config, registry, folder if last else None)
+    experiment = Experiment(task, model, optimizer, 0, fused=settings.precision is not Precision.float16)
+    done = _take_weights(experiment, last)["global_step"] if last else 0
+    if go_on:
+        go_on()
     if leads():
         task.save(folder)
     for split in ("train", "val", "test"):
         if not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
-    batches, total = plan(task, settings, config.seed)
-    experiment = Experiment(task, model, optimizer, total)
+    batches, total = plan(task, settings, config.seed, done)
+    experiment.total_steps = total
     ledger, checkpoints = Ledger(settings, total, batches.size), Checkpoints(folder / "checkpoints")
     chosen = identity(config)
     name = f"{chosen['task']} {registry.mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     result.update(parameters=count_parameters(model), primary=f"test/{task.primary}", mode=task.mode, goal=task.goal)
-    if not resume and leads():
-        checkpoints.last.unlink(missing_ok=True)  # another run's, in the same folder
-    last = checkpoints.last if resume and checkpoints.last.exists() else None
-    resumed_from = read_checkpoint(last)["global_step"] if last else 0 if resume else None
-    logger = EventLog(folder, resumed_from)
-    if not resume:
+    logger = EventLog(folder, done if go_on else None)
+    if not go_on:
         logger.layout(task.metrics())
     bar = Bar(ledger, name, settings.progress_bar)
     callbacks = [Alignment(), OnTraining(settings), ledger, bar, checkpoints, Pictures(settings.images)]
@@ -392,24 +429,31 @@ def _fit_and_test(config: DictConfig, folder: Path, registry: Registry, result: 
 
 
 def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Make Lightning's trainer; `Ledger` ends the run, rounds stand for its epochs."""
-    return pl.Trainer(
-        accelerator=settings.accelerator.value,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=settings.precision.value,
-        max_epochs=-1,
-        gradient_clip_val=settings.gradient_clip,
-        detect_anomaly=settings.detect_anomaly,
-        logger=logger,
-        callbacks=callbacks,
-        num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_every,
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    """Make Lightning's trainer; `Ledger` ends the run, rounds stand for its epochs.
+
+    Raises:
+        UsageError: this machine has not what the settings ask for.
+    """
+    try:
+        return pl.Trainer(
+            accelerator=settings.accelerator.value,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=settings.precision.value,
+            max_epochs=-1,
+            gradient_clip_val=settings.gradient_clip,
+            detect_anomaly=settings.detect_anomaly,
+            logger=logger,
+            callbacks=callbacks,
+            num_sanity_val_steps=0,
+            log_every_n_steps=settings.log_every,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+    except MisconfigurationException as error:
+        raise UsageError(f"trainer: {first_line(error)}") from error
 
 
 def test(
@@ -425,11 +469,14 @@ def test(
     return {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
 
 
-def _take_weights(experiment: Experiment, checkpoint: Path) -> None:
+def _take_weights(experiment: Experiment, checkpoint: Path) -> dict[str, Any]:
+    """Load a checkpoint's weights; give the checkpoint."""
+    found = read_checkpoint(checkpoint)
     try:
-        experiment.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        experiment.load_state_dict(found["state_dict"])
     except (RuntimeError, KeyError) as error:
         raise UsageError(f"{checkpoint}: does not hold this model's weights: {' '.join(str(error).split())}") from error
+    return found
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -469,6 +516,7 @@ def account(ledger: Ledger) -> dict[str, Any]:
 
 def reset_peak_memory() -> None:
     """Let the next `peak_memory` speak of this run alone, where the system can do that."""
+    release_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
@@ -505,11 +553,17 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
     """Go on with the run of a folder.
 
     Raises:
-        UsageError: it is not a run folder.
+        UsageError: it is not a run folder, or an override asks for another run.
         Interrupted: see `run`.
     """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key == "optimizer.name" or key.split(".")[0] in ("attention", "scoring", "seed"):
+            raise UsageError(f"{override}: a run that goes on keeps its {key}; start a new run for another")
     config = load(folder, registry, overrides)
-    before = json.loads((folder / "result.json").read_text()) if (folder / "result.json").is_file() else {}
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # it is written anew
+        before = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if before.get("status") == "completed" and not overrides:
         print(f"{folder}: already completed; nothing to resume", file=sys.stderr)
         return

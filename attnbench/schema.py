@@ -115,6 +115,29 @@ class RunConfig:
     task: Any = None
 
 
+#: The least that a number of a run may be.
+LEAST: Mapping[str, int] = {
+    "seed": 0,
+    **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "optimizer.warmup", "optimizer.decay"), 0),
+    **dict.fromkeys(("trainer.eval_train", "trainer.images", "trainer.gradient_clip"), 0),
+    **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps", "trainer.batch_size", "trainer.eval_batch_size"), 1),
+    **dict.fromkeys(("trainer.eval_batches", "trainer.val_every", "trainer.threads", "trainer.devices"), 1),
+    "trainer.log_every": 1,
+}
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Refuse a run's number that is too small.
+
+    Raises:
+        UsageError: the line names it, and the least that it may be.
+    """
+    for key, least in LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and not value >= least:
+            raise UsageError(f"{key}={value}: it is at least {least}")
+
+
 class Interrupted(Exception):  # noqa: N818 (it is no error)
     """The run was stopped from outside; the message is its folder, which can be resumed."""
 

@@ -31,6 +31,13 @@ from conftest import SMALL
         (["resume=nowhere"], "nowhere: not a run folder, it has no config.yaml"),
         (["task.file=nowhere.txt"], "task.file=nowhere.txt: cannot be read"),
         (["task.lines=3"], "split is empty"),
+        (["trainer.batch_size=0"], "trainer.batch_size=0: it is at least 1"),
+        (["trainer.gradient_clip=-1"], "trainer.gradient_clip=-1.0: it is at least 0"),
+        (["seed=-1"], "seed=-1: it is at least 0"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan: it is at least 0"),
+        (["task=null"], "task=null: a name is expected"),
+        (["trainer=gpu", "task.lines=600"], "trainer: "),
+        (["bench", "attention=channel", "weights=true", "length=4"], "attention=channel has no weights to give"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -39,6 +39,21 @@ def test_a_round_is_the_same_whether_or_not_the_rounds_before_it_were_read():
     assert list(fresh) == steps(TrainBatches(100, 8, 1, 0, 5), 4)[15:]
 
 
+def test_a_resumed_run_reads_on_where_it_was_whatever_its_rounds_are_now():
+    resumed = TrainBatches(100, 8, 1, 0, 7, done=15)
+    resumed.set_epoch(3)  # its first; the rounds before were of 5 steps
+    first = list(resumed)
+    resumed.set_epoch(4)
+    assert first + list(resumed) == steps(TrainBatches(100, 8, 1, 0, 29), 1)[15:]
+
+
+def test_gradients_of_float16_are_unscaled_before_the_update():
+    """A fused update unscales them itself, after they were clipped as if they were the gradients."""
+    model = torch.nn.Linear(2, 2)
+    assert make_optimizer(model, OptimizerConfig()).param_groups[0]["fused"]
+    assert not make_optimizer(model, OptimizerConfig(), fused=False).param_groups[0]["fused"]
+
+
 def test_evaluation_reads_every_example_once_in_order():
     assert list(EvalBatches(5, 2, None)) == [[0, 1], [2, 3], [4]]
     assert list(EvalBatches(5, 2, 2)) == [[0, 1], [2, 3]]

@@ -182,6 +182,72 @@ def test_a_completed_run_is_not_run_again(cli, folder):
     assert (folder / "result.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("task.hidden_dim=16", "does not hold this model's weights"),
+        ("attention.num_heads=2", "a run that goes on keeps its attention.num_heads; start a new run for another"),
+        ("optimizer.name=sgd", "a run that goes on keeps its optimizer.name"),
+        ("seed=3", "a run that goes on keeps its seed"),
+        ("trainer.batch_size=0", "trainer.batch_size=0: it is at least 1"),
+    ],
+)
+def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(cli, folder, override, line):
+    before = {name: (folder / name).read_text() for name in ("result.json", "config.yaml")}
+    said = cli("resume=ran", override, "trainer.max_steps=9")
+    assert said.code == 2
+    assert line in said.err
+    assert {name: (folder / name).read_text() for name in before} == before
+    assert cli("evaluate", "ran").code == 0
+
+
+def test_a_damaged_checkpoint_leaves_the_run_as_it_was(cli, folder):
+    before = (folder / "result.json").read_text()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"PK")
+    said = cli("resume=ran", "trainer.max_steps=9")
+    assert said.code == 2
+    assert "last.ckpt: refused" in said.err
+    assert (folder / "result.json").read_text() == before
+
+
+def test_a_damaged_result_is_written_anew(cli, folder):
+    (folder / "result.json").write_text("{")
+    assert cli("resume=ran").code == 0
+    assert result_of(folder)["status"] == "completed"
+
+
+def test_a_run_goes_on_at_another_rate_and_with_the_examples_that_come_next(cli, folder, tmp_path):
+    """Of 6 steps, a round is 3: it goes on to step 9 as a run of 9 steps would, but for its rate."""
+    constant = ("optimizer.schedule=constant", "optimizer.warmup=0", "trainer.images=0")
+    assert cli(*SMALL, *constant, "optimizer.lr=1e-2", "hydra.run.dir=short").code == 0
+    assert cli(*SMALL, *constant, "optimizer.lr=1e-2", "hydra.run.dir=long", "trainer.max_steps=9").code == 0
+    shutil.copytree(tmp_path / "short", tmp_path / "slower")
+    assert cli("resume=short", "trainer.max_steps=9").code == 0
+    assert same(weights_of(tmp_path / "short"), weights_of(tmp_path / "long"))
+    assert cli("resume=slower", "trainer.max_steps=9", "optimizer.lr=1e-5").code == 0
+    rates = [event.value for event in events(tmp_path / "slower").Scalars("train/learning_rate")]
+    assert rates == pytest.approx([1e-2] * 6 + [1e-5] * 3)
+
+
+def test_a_folder_holds_one_run(cli, folder):
+    before = (folder / "result.json").read_text()
+    said = cli(*SMALL, "hydra.run.dir=ran")
+    assert said.code == 2
+    assert "ran: holds a run already; resume=" in said.err
+    assert (folder / "result.json").read_text() == before
+
+
+def test_drawing_takes_no_training_time_and_changes_no_result(cli, tmp_path):
+    """The memory's start is random: what is drawn there must not be missing later."""
+    machine = ("task=memory", "task.start=random", "task.rows=8", "task.high=3", "trainer.eval_batches=1")
+    for images in (0, 1):
+        length = ("trainer.max_steps=4", "trainer.val_every=2", f"trainer.images={images}")
+        assert cli(*machine, *length, f"hydra.run.dir={images}").code == 0
+    without, drawn = result_of(tmp_path / "0"), result_of(tmp_path / "1")
+    assert drawn["metrics"] == without["metrics"]
+    assert drawn["train_seconds"] < drawn["seconds"] / 2
+
+
 def test_training_stops_when_nothing_is_left_to_gain(cli, tmp_path):
     same_date = "".join(
         f"{'9/8/97' if i % 2 else 'Sep ' + str(i % 9 + 1) + ', 1997':<29}_1997-09-08\n" for i in range(400)

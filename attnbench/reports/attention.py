@@ -130,7 +130,7 @@ class Pictures(pl.Callback):
         data = task.data("val")
         batch = data[list(range(min(self.examples, len(data))))]  # type: ignore[arg-type]
         batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():  # pictures change nothing that follows
             maps, texts, images = task.maps(model, batch), task.texts(model, batch), task.images(model)
         for number, attention_map in enumerate(maps):
             logger.experiment.add_image(

@@ -101,7 +101,7 @@ def show_one(registry: Registry, word: str) -> None:
             console.print(f"    {component.kind}.{option}  ({type_name(option.type)})", markup=False)
         console.print(f"from: {component.origin}", markup=False)
         for other, reason in fits(registry, component).items():
-            console.print(f"fits {other}" if reason is None else f"does not fit {other}: {reason}", markup=False)
+            console.print(f"may go with {other}" if reason is None else f"not with {other}: {reason}", markup=False)
 
 
 def _called(registry: Registry, word: str) -> list[Component]:
@@ -122,7 +122,7 @@ def _called(registry: Registry, word: str) -> list[Component]:
 
 
 def fits(registry: Registry, component: Component) -> dict[str, str | None]:
-    """Say what a component can be combined with, None, and with what not, and why.
+    """Say what a component may be combined with, None, if their widths and options allow, and with what not, and why.
 
     For an attention module that is every task, for a task every attention module, and for a scoring function,
     which any task can use, every attention module.

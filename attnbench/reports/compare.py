@@ -14,7 +14,17 @@ from attnbench.schema import UsageError, nearest, shown
 BUDGETS = {"epochs": "epochs", "examples_seen": "examples", "parameters": "parameters"}
 COSTS = (*BUDGETS, "train_seconds", "examples_per_second", "peak_memory_bytes")
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)  # of a share, as accuracy is
-LOWER = ("loss", "perplexity", "error", "seconds", "bytes", "parameters", "entropy")  # words of what is better low
+LOWER = (
+    "loss",
+    "perplexity",
+    "error",
+    "wrong",
+    "bits",
+    "seconds",
+    "bytes",
+    "parameters",
+    "entropy",
+)  # words of what is better low
 
 
 @dataclass
@@ -131,10 +141,10 @@ def tabulate(
 
 
 def _latest(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
-    """Keep one run of each configuration and seed: the one whose folder's name, which begins with the time, is last."""
+    """Keep one run of each configuration and seed: the one that finished last."""
     kept: dict[str, Run] = {}
     repeated = []
-    for run in sorted(runs, key=lambda run: (run.folder.name, str(run.folder))):
+    for run in sorted(runs, key=lambda run: (str(run.result.get("finished", "")), run.folder.name, str(run.folder))):
         key = fingerprint(run.config)
         if key in kept:
             repeated.append(LeftOut(kept[key].folder, f"repeated by {printable(run.folder)}"))
@@ -168,7 +178,8 @@ def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: f
 
 
 def _mode(run: Run, metric: str) -> str:
-    if metric.rpartition("/")[2] == str(run.result["primary"]).rpartition("/")[2]:
+    primary, name = (tag.rpartition("/")[2] for tag in (str(run.result["primary"]), metric))
+    if name == primary or name.startswith(f"{primary}_"):
         return str(run.result.get("mode", "max"))
     return "min" if any(word in metric for word in LOWER) and "per_second" not in metric else "max"
 

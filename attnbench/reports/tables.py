@@ -51,10 +51,6 @@ def _interval(row: Row) -> str:
     return NONE if row.interval is None else f"{_plain(row.interval[0])} to {_plain(row.interval[1])}"
 
 
-def _difference(row: Row) -> str:
-    return NONE if row.difference is None else _plain(row.difference.mean, "+")
-
-
 def _memory(row: Row) -> str:
     return NONE if (used := row.costs["peak_memory_bytes"]) is None else f"{used / 2**20:,.0f} MiB"
 

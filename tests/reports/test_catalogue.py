@@ -16,7 +16,7 @@ def test_a_name_shows_docstring_options_origin_and_what_it_fits(cli):
         "    attention.num_heads=4  (int)",
         "    attention.embed_dim=null  (int | None)",
         "from: plugins/attention/multihead.py (shipped)",
-        "fits task=date",
+        "may go with task=date",
     ):
         assert line in said.out.splitlines() or line in said.out
 
@@ -27,8 +27,8 @@ def test_a_name_may_say_its_kind(cli):
 
 def test_a_scoring_function_says_which_attention_uses_it_and_why_others_do_not(cli):
     out = cli("list", "dot").out.splitlines()
-    assert "fits attention=soft" in out
-    assert "does not fit attention=uniform: it uses no scoring function" in out
+    assert "may go with attention=soft" in out
+    assert "not with attention=uniform: it uses no scoring function" in out
 
 
 @pytest.mark.parametrize(

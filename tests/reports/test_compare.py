@@ -152,6 +152,22 @@ def test_each_task_has_a_table_of_its_own(tmp_path, make_run):
     assert [(table.task, table.metric) for table in tables] == [("date", "test/exact_match"), ("imdb", "test/accuracy")]
 
 
+def test_of_repeated_runs_the_one_that_finished_last_counts(tmp_path, make_run):
+    make_run("soft", 0, 0.9, folder="a", finished="2026-01-01T12:00:01.000+00:00")
+    make_run("soft", 0, 0.1, folder="b", finished="2026-01-01T12:00:00.000+00:00")
+    assert rows_of(tmp_path)["soft-additive"].values == {0: 0.9}
+
+
+@pytest.mark.parametrize("metric", ["test/bits_wrong", "test/bits_wrong_120", "test/bits", "test/loss"])
+def test_fewer_wrong_bits_are_better(tmp_path, make_run, metric):
+    for name, wrong in (("soft", 1.0), ("uniform", 2.0)):
+        bits = {"test/bits_wrong": wrong, "test/bits_wrong_120": wrong, "test/bits": wrong, "test/loss": wrong}
+        make_run(name, 0, task="memory", metrics=bits, primary="test/bits_wrong", mode="min")
+    table = table_of(tmp_path, metric=metric)
+    assert table.mode == "min"
+    assert table.reference == "soft-additive"
+
+
 def test_a_repeated_run_counts_once(tmp_path, make_run):
     make_run("soft", 0, 0.1, folder="2026-01-01_seed0")
     make_run("soft", 0, 0.9, folder="2026-01-02_seed0")
