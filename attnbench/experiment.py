@@ -433,6 +433,10 @@ class Ledger(pl.Callback):
         for name, value in state.items():
             setattr(self, name, value)
 
+    @property
+    def _perfected(self) -> bool:
+        return self.config.stop_at_goal and self.perfect >= 2
+
     def _start_clock(self) -> None:
         if self._since is None:
             self._since = time.perf_counter()
@@ -444,7 +448,7 @@ class Ledger(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End a run at once that was resumed at its end."""
-        trainer.should_stop = self.steps >= self.total_steps or self.perfect == 2
+        trainer.should_stop = self.steps >= self.total_steps or self._perfected
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -495,7 +499,7 @@ class Ledger(pl.Callback):
         value = float(trainer.callback_metrics[f"val/{task.primary}"])
         reached = value >= task.goal if task.mode == "max" else value <= task.goal
         self.perfect = self.perfect + 1 if reached else 0
-        if self.perfect == 2:
+        if self._perfected:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

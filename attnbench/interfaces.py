@@ -208,7 +208,11 @@ class Task(ABC):
 
     @abstractmethod
     def model(self, make_attention: MakeAttention) -> nn.Module:
-        """Build the host, its slot filled by `make_attention(query_dim, key_dim, value_dim)`."""
+        """Build the host, its slot filled by `make_attention(query_dim, key_dim, value_dim)`.
+
+        Raises:
+            ValueError: these options, or this attention, do not fit: what the user is told, in a line.
+        """
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Float[Tensor, ""]:

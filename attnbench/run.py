@@ -353,7 +353,7 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
         data: whether the task is to be prepared.
 
     Raises:
-        UsageError: the components do not fit each other, or one refuses its options.
+        UsageError: the components do not fit each other, or one refuses its options (see `Task.model`).
     """
     if (reason := registry.why_not(config.task.name, config.attention.name)) is not None:
         raise UsageError(f"{reason}; choose another attention")
@@ -368,7 +368,10 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
             config.attention, config.scoring, query_dim=query_dim, key_dim=key_dim, value_dim=value_dim
         )
 
-    return task, task.model(make_attention)
+    try:
+        return task, task.model(make_attention)
+    except ValueError as error:
+        raise UsageError(f"task={config.task.name}: {first_line(error)}") from error
 
 
 def _fit_and_test(

@@ -79,6 +79,7 @@ class TrainerConfig:
     eval_batches: int | None = None  # of each validation and test
     eval_train: int = 0  # training examples that each validation reads too, for train/<metric>
     val_every: int | None = None  # updates between validations; null: once a pass
+    stop_at_goal: bool = True  # when validation has had nothing left to gain, twice in a row
     gradient_clip: float | None = 1.0  # the gradient's largest norm
     threads: int = 1  # of each process; more only pays for large models
     accelerator: Accelerator = Accelerator.cpu

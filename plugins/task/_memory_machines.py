@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,6 +18,26 @@ from attnbench import Attention, MakeAttention
 Controller = Literal["lstm", "feedforward"]
 Start = Literal["constant", "learned", "random"]
 
+EARNED = 100_000  # steps of training, of all sequences, after which `compile=auto` compiles: as long as compiling takes
+
+
+class State(NamedTuple):
+    """What a step of a Neural Turing Machine hands to the next.
+
+    Attributes:
+        reads: [B, R], what was read.
+        memory: [B, N, M].
+        controller: h and c, both [B, H].
+        looked: for each head the weights that it gave, None before the first step.
+        queries: [B, t, H], all so far, for attention that goes by their place; else None.
+    """
+
+    reads: Tensor
+    memory: Tensor
+    controller: tuple[Tensor, Tensor]
+    looked: tuple[Tensor | None, ...]
+    queries: Tensor | None
+
 
 class Trace(NamedTuple):
     """What a Neural Turing Machine did, step by step.
@@ -24,7 +46,7 @@ class Trace(NamedTuple):
         writings: [B, T, heads, N], where each write head wrote.
         readings: [B, T, heads, N], where each read head read.
         adds: [B, T, heads, M], what was added.
-        reads: [B, T, heads * M'], what was read.
+        reads: [B, T, R], what was read.
     """
 
     writings: Tensor
@@ -112,10 +134,51 @@ class WriteHead(nn.Module):
         nn.init.xavier_uniform_(self.project.weight, gain=1.4)
         nn.init.normal_(self.project.bias, std=0.01)
 
-    def forward(self, h: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B 1 M"], Float[Tensor, "B 1 M"]]:
+    def forward(self, h: Float[Tensor, "B T H"]) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B T M"]]:
         """Say what to erase and what to add."""
-        erase, add = self.project(h).unsqueeze(1).chunk(2, dim=-1)
+        erase, add = self.project(h).chunk(2, dim=-1)
         return torch.sigmoid(erase), torch.tanh(add)
+
+
+Step = Callable[[Tensor, State], State]
+
+
+def compiled(step: Step, x: Float[Tensor, "B G"], state: State) -> Step:
+    """Compile a step, forward and backward, by a trial on these tensors; where that fails, say so and give the step.
+
+    Whether there is a C++ compiler, and whether it takes the attention module, shows only in trying.
+    """
+    torch.compiler.reset()  # the machines before in this process, of which it would keep no more than eight
+    quick: Step = torch.compile(step, fullgraph=True, dynamic=False)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what the compiler does to others' code
+            start = apart((x, state))
+            found = [tensor for tensor in flat(quick(*start)) if tensor.requires_grad]
+            given = [tensor for tensor in flat(start) if tensor.requires_grad]
+            torch.autograd.grad(found, given, [torch.ones_like(tensor) for tensor in found], allow_unused=True)
+    except Exception as error:  # whatever the compiler trips over
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        print(f"memory: the step cannot be compiled and runs as it is ({reason})", file=sys.stderr)
+        return step
+    return quick
+
+
+def apart(nested: Any) -> Any:
+    """Give the same tensors without where they come from, in the same tuples."""
+    if isinstance(nested, tuple):
+        parts = [apart(part) for part in nested]
+        return type(nested)(*parts) if hasattr(nested, "_fields") else tuple(parts)
+    return None if nested is None else nested.detach().requires_grad_(nested.requires_grad)
+
+
+def flat(nested: Any) -> list[Tensor]:
+    """Give the tensors in tuples of tuples."""
+    if isinstance(nested, tuple):
+        return [tensor for part in nested for tensor in flat(part)]
+    return [] if nested is None else [nested]
 
 
 class TuringMachine(nn.Module):
@@ -142,6 +205,7 @@ class TuringMachine(nn.Module):
         start: what the memory holds at first: 1e-6 everywhere (Collier and Beel 2018), learned rows, or noise.
         write_first: whether a step writes before it reads.
         eval_rows: rows when not in training; null takes as many.
+        compiling: whether a step is compiled in training; "auto": from step EARNED on.
 
     Raises ValueError when a size is not positive, learned rows are to be of two numbers, or the attention has no
     weights to write with.
@@ -162,6 +226,7 @@ class TuringMachine(nn.Module):
         start: Start,
         write_first: bool,
         eval_rows: int | None,
+        compiling: bool | str,
     ) -> None:
         super().__init__()
         if min(controller_dim, rows, width, read_heads, write_heads, eval_rows or 1) < 1:
@@ -169,6 +234,10 @@ class TuringMachine(nn.Module):
         if start == "learned" and eval_rows is not None:
             raise ValueError("start=learned learns `rows` rows; with eval_rows the memory starts constant or random")
         self.rows, self.eval_rows, self.width, self.start, self.write_first = rows, eval_rows, width, start, write_first
+        self.compiling = compiling
+        self.compiled: Step | None = None
+        self.trained: Tensor
+        self.register_buffer("trained", torch.tensor(0))  # steps so far; a resumed run compiles when it would have
         make = (make_attention(controller_dim, width, width) for _ in range(read_heads + write_heads))
         self.heads = nn.ModuleList(make)
         if not all(head.has_weights for head in self.attentions()):
@@ -198,62 +267,92 @@ class TuringMachine(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "B T I"]) -> Float[Tensor, "B T O"]:
         """Give the logits at every step."""
-        return self.run(inputs)[0]
+        return self.logits(self.states(inputs))
 
     def run(self, inputs: Float[Tensor, "B T I"]) -> tuple[Float[Tensor, "B T O"], Trace]:
         """Give the logits at every step, and what was done."""
-        memory, state = self.fresh(inputs), self.controller.begin(len(inputs))
-        reads = inputs.new_zeros(len(inputs), self.read)
-        looked: list[Tensor | None] = [None] * len(self.heads)
-        queries: Tensor | None = None
-        states, read, writings, readings, adds = [], [], [], [], []
-        for x in self.controller.x(inputs).unbind(dim=1):
-            state = self.controller(x, reads, state)
-            query = state[0].unsqueeze(1)
-            if self.attentions()[0].positional:
-                query = queries = query if queries is None else torch.cat([queries, query], dim=1)
-            if self.write_first:
-                memory, written, added = self.write(state[0], query, memory, looked)
-                reads, seen = self.look(query, memory, looked)
-            else:
-                reads, seen = self.look(query, memory, looked)
-                memory, written, added = self.write(state[0], query, memory, looked)
-            states.append(state[0])
-            read.append(reads)
-            writings.append(written)
-            readings.append(seen)
-            adds.append(added)
-        trace = Trace(*(torch.stack(steps, dim=1) for steps in (writings, readings, adds, read)))
-        logits: Tensor = self.out(torch.cat([torch.stack(states, dim=1), trace.reads], dim=-1))
-        return logits, trace
+        states = self.states(inputs)
+        looked = [torch.cat([overall(weights) for weights in state.looked], dim=1) for state in states]
+        readings, writings = torch.stack(looked, dim=1).tensor_split([self.read_heads], dim=2)
+        h = torch.stack([state.controller[0] for state in states], dim=1)
+        adds = torch.stack([writer(h)[1] for writer in self.writers], dim=2)
+        return self.logits(states), Trace(writings, readings, adds, torch.stack([state.reads for state in states], 1))
 
-    def attend(
-        self, number: int, query: Tensor, memory: Tensor, looked: list[Tensor | None]
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B 1 N"]]:
+    def logits(self, states: Sequence[State]) -> Float[Tensor, "B T O"]:
+        """Write."""
+        seen = [torch.cat([state.controller[0], state.reads], dim=-1) for state in states]
+        written: Tensor = self.out(torch.stack(seen, dim=1))
+        return written
+
+    def states(self, inputs: Float[Tensor, "B T I"]) -> list[State]:
+        """Do all steps: the first as it is, for no head has looked yet, the others by the compiled step if there is."""
+        if self.training:
+            self.trained += inputs.shape[1]
+        first, *others = self.controller.x(inputs.transpose(0, 1))  # by step, so that each is laid out alike
+        reads, nothing = inputs.new_zeros(len(inputs), self.read), (None,) * len(self.heads)
+        memory = self.fresh(inputs).requires_grad_(torch.is_grad_enabled())  # as any later one: all steps are alike
+        done = [self.step(first, State(reads, memory, self.controller.begin(len(inputs)), nothing, None))]
+        if others:
+            step = self.quick(others[0], done[0])
+            for x in others:
+                done.append(step(x, done[-1]))
+        return done
+
+    def step(self, x: Float[Tensor, "B G"], state: State) -> State:
+        """Do a step; `x` has been through `self.controller.x`."""
+        controller = self.controller(x, state.reads, state.controller)
+        query, queries, looked = controller[0].unsqueeze(1), None, list(state.looked)
+        if self.attentions()[0].positional:
+            query = queries = query if state.queries is None else torch.cat([state.queries, query], dim=1)
+        if self.write_first:
+            memory = self.write(controller[0], query, state.memory, looked)
+            reads = self.look(query, memory, looked)
+        else:
+            reads = self.look(query, state.memory, looked)
+            memory = self.write(controller[0], query, state.memory, looked)
+        return State(reads, memory, controller, tuple(looked), queries)
+
+    def quick(self, x: Float[Tensor, "B G"], state: State) -> Step:
+        """Give the step, compiled once that pays: in training only, whose batches are all of one size."""
+        if not self.training or not self.compilable or (self.compiling == "auto" and self.trained < EARNED):
+            return self.step
+        if self.compiled is None:
+            self.compiled = compiled(self.step, x, state)
+        return self.compiled
+
+    @property
+    def compilable(self) -> bool:
+        """Tell whether the step may be compiled: wanted, of one shape whatever came before, and seen by no hook."""
+        heads = self.attentions()
+        return bool(self.compiling) and not any(
+            head.positional or type(head).penalty is not Attention.penalty for head in heads
+        )
+
+    def attend(self, number: int, query: Tensor, memory: Tensor, looked: list[Tensor | None]) -> Float[Tensor, "B D"]:
         """Let a head look; remember where."""
         head = self.heads[number]
         context, weights = head(query, memory, memory, previous=looked[number])
-        if query.shape[1] > 1:
-            context, weights = context[:, -1:], weights[:, :, -1:]
-        looked[number] = weights
-        return context.squeeze(1), weights.squeeze(1) if weights.shape[1] == 1 else weights.mean(dim=1)
+        looked[number] = weights[:, :, -1:]
+        seen: Tensor = context[:, -1]
+        return seen
 
-    def look(
-        self, query: Tensor, memory: Tensor, looked: list[Tensor | None]
-    ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B H N"]]:
-        """Read with every read head: what, and where."""
-        found = [self.attend(number, query, memory, looked) for number in range(self.read_heads)]
-        contexts, weights = zip(*found, strict=True)
-        return side_by_side(contexts, -1), side_by_side(weights, 1)
+    def look(self, query: Tensor, memory: Tensor, looked: list[Tensor | None]) -> Float[Tensor, "B R"]:
+        """Read with every read head."""
+        return side_by_side([self.attend(n, query, memory, looked) for n in range(self.read_heads)], -1)
 
-    def write(
-        self, h: Tensor, query: Tensor, memory: Tensor, looked: list[Tensor | None]
-    ) -> tuple[Float[Tensor, "B N M"], Float[Tensor, "B H N"], Float[Tensor, "B H M"]]:
-        """Write with every write head, all knowing the memory before: the memory after, where, and what was added."""
-        places = [self.attend(n, query, memory, looked)[1] for n in range(self.read_heads, len(self.heads))]
-        erase, add = zip(*(writer(h) for writer in self.writers), strict=True)
-        weights, erase_BHM, add_BHM = (side_by_side(parts, 1) for parts in (places, erase, add))
-        return write(memory, weights, erase_BHM, add_BHM), weights, add_BHM
+    def write(self, h: Tensor, query: Tensor, memory: Tensor, looked: list[Tensor | None]) -> Float[Tensor, "B N M"]:
+        """Write with every write head, all knowing the memory before; give the memory after."""
+        for number in range(self.read_heads, len(self.heads)):
+            self.attend(number, query, memory, looked)
+        erase, add = zip(*(writer(h.unsqueeze(1)) for writer in self.writers), strict=True)
+        places = [overall(weights) for weights in looked[self.read_heads :]]
+        return write(memory, *(side_by_side(parts, 1) for parts in (places, erase, add)))
+
+
+def overall(weights: Float[Tensor, "B H 1 N"] | None) -> Float[Tensor, "B 1 N"]:
+    """Give a module's weights: of its several heads, the mean."""
+    assert weights is not None
+    return weights.squeeze(1) if weights.shape[1] == 1 else weights.mean(dim=1)
 
 
 def side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:

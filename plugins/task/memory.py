@@ -91,6 +91,8 @@ class Memory(Task):
         write_first: whether a step writes before it reads.
         transformer_dim: the width of the transformer.
         layers: of the transformer.
+        compile: whether the ntm's step is compiled in training: true, false, or auto, once the run is so long that it
+            pays.
         data_seed: draws the examples; apart from the run's seed, which only orders them.
     """
 
@@ -126,6 +128,7 @@ class Memory(Task):
         write_first: bool = False,
         transformer_dim: int = 64,
         layers: int = 2,
+        compile: bool | str = "auto",  # noqa: A002 (the word on the command line)
         data_seed: int = 0,
     ) -> None:
         self.problem, self.machine, self.data_seed = PROBLEMS[problem], machine, data_seed
@@ -135,6 +138,8 @@ class Memory(Task):
             raise ValueError(
                 f"{problem} has lengths from {self.problem.least}, and low at most high, not {smallest}..{largest}"
             )
+        if compile not in (True, False, "auto"):
+            raise ValueError(f"compile is true, false or auto, not {compile}")
         self.sizes = self.problem.sizes(smallest, largest)
         self.transformer_dim, self.layers = transformer_dim, layers
         self.turing: dict[str, Any] = {
@@ -147,6 +152,7 @@ class Memory(Task):
             "start": start,
             "write_first": write_first,
             "eval_rows": eval_rows,
+            "compiling": compile,
         }
 
     def data(self, split: Split) -> Dataset[Any]:

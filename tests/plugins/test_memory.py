@@ -1,22 +1,27 @@
 """The problems against their definitions, the machine against the paper's equations."""
 
+import functools
 import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from attnbench.plugins.task import _memory_machines
 from attnbench.plugins.task._memory_machines import TuringMachine, lstm_like, write
 from attnbench.plugins.task._memory_problems import PROBLEMS, Size, best_foresight, chances
 from attnbench.plugins.task.memory import Memory
 from conftest import HEEDING
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -310,6 +315,12 @@ def test_what_does_not_fit_is_refused(attention: str, scoring: Any, options: dic
         Memory(**options).model(attend(attention, scoring))
 
 
+def test_the_user_is_told_in_a_line_what_does_not_fit(cli: Any) -> None:
+    said = cli(*SMALL, "task.machine=transformer")
+    assert said.code == 2 and said.err.count("\n") == 1
+    assert "attnbench: task=memory: task.machine=transformer asks all its queries at once" in said.err
+
+
 def test_a_range_of_lengths_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"not 5\.\.4"):
         Memory(low=5, high=4)
@@ -421,6 +432,113 @@ def test_a_run_cut_off_in_the_middle_comes_to_the_same_end(cli: Any, tmp_path: A
     weights = [torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("whole", "cut")]
     states = [found["state_dict"] for found in weights]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.fixture
+def plain_signatures() -> Iterator[None]:
+    """No compiler sees through the checker of shapes."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def traced(plain_signatures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are traced as the compiler would, forward and backward, and not translated into C++, which takes long."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def gradients(model: Any, length: int = 4) -> dict[str, Tensor]:
+    batch = PROBLEMS["copy"].draw(0, [0, 1, 2], Size(length))
+    model.zero_grad()
+    torch.nn.functional.mse_loss(model(batch.inputs), batch.targets).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compiled_equals_eager(attention: str, scoring: str | None, **options: Any) -> None:
+    eager, quick = (machine(attention, scoring, compile=word, **options) for word in (False, True))
+    inputs = PROBLEMS["copy"].draw(0, [0, 1, 2], Size(4)).inputs
+    torch.testing.assert_close(quick(inputs), eager(inputs), rtol=1e-5, atol=1e-6)
+    expected = gradients(eager)
+    for name, found in gradients(quick).items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-6)
+    assert eager.compiled is None and quick.compiled not in (None, quick.step), "it was compiled"
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(("attention", "scoring"), MACHINES)
+@pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+def test_a_compiled_step_is_the_eager_one_whatever_addresses(
+    attention: str, scoring: str | None, controller: str
+) -> None:
+    compiled_equals_eager(attention, scoring, controller=controller, read_heads=2, write_heads=2)
+
+
+@pytest.mark.usefixtures("plain_signatures")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_a_step_translated_into_cpp_is_the_eager_one() -> None:
+    compiled_equals_eager("ntm", "cosine")
+
+
+@pytest.mark.usefixtures("traced")
+def test_sequences_of_many_lengths_are_one_compilation() -> None:
+    torch._dynamo.utils.counters.clear()
+    model = machine(compile=True)
+    for length in range(1, 12):
+        gradients(model, length)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    model.eval()(torch.zeros(7, 5, 9))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, (
+        "validation, in batches of other sizes, is eager"
+    )
+
+
+@pytest.mark.usefixtures("plain_signatures")
+def test_without_a_cpp_compiler_it_says_so_once_and_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    model = machine(compile=True)
+    for _ in range(2):
+        found = gradients(model)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "runs as it is" in said[0] and "no-such-compiler" in said[0]
+    expected = gradients(machine(compile=False))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.usefixtures("traced")
+def test_auto_compiles_once_a_run_is_long_enough_and_a_resumed_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_memory_machines, "EARNED", 20)
+    model = machine()
+    gradients(model)
+    gradients(model)
+    assert model.compiled is None, "18 steps"
+    resumed = machine()
+    resumed.load_state_dict(model.state_dict())
+    gradients(model)
+    gradients(resumed)
+    assert model.compiled is not None and resumed.compiled is not None, "27 steps"
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("attention", ["positional", "structured"])
+def test_what_a_compiled_step_would_not_see_is_left_alone(attention: str) -> None:
+    """sliding_window is asked all its queries so far, ever more; structured adds a penalty, collected by a hook."""
+    chosen = ("sliding_window", "additive") if attention == "positional" else (attention, None)
+    model = machine(*chosen, compile=True)
+    gradients(model)
+    assert model.compiled is None
+
+
+@pytest.mark.parametrize("word", ["auto", "true", "false"])
+def test_compile_is_a_word_on_the_command_line(cli: Any, word: str) -> None:
+    assert f"compile: {word}" in cli(*SMALL, f"task.compile={word}", "--cfg=job").out
+
+
+def test_another_word_for_compile_is_refused(cli: Any) -> None:
+    said = cli(*SMALL, "task.compile=yes")
+    assert said.code != 0 and "compile is true, false or auto, not yes" in said.err
 
 
 @pytest.mark.slow

@@ -144,3 +144,16 @@ def test_it_takes_one_query_at_a_time() -> None:
 def test_a_negative_shift_is_refused() -> None:
     with pytest.raises(attnbench.UsageError, match="max_shift is at least 0, not -1"):
         attnbench.build("attention", "ntm", query_dim=3, key_dim=2, value_dim=2, scoring="cosine", max_shift=-1)
+
+
+def test_biases_say_how_it_starts() -> None:
+    """β = softplus(2) and g = sigmoid(-1), but for the noise."""
+    options = {"beta_bias": 2.0, "gate_bias": -1.0, "scoring": {"name": "cosine", "beta": 1.0}}
+    biased, plain = (
+        attnbench.build("attention", "ntm", query_dim=3, key_dim=2, value_dim=2, **given)
+        for given in (options, {"scoring": "cosine"})
+    )
+    with torch.no_grad():
+        biased.head.bias -= torch.tensor([0.0, 0.0, 2.0, -1.0, 0.0, 0.0, 0.0, 0.0])
+    for made in (biased, plain):
+        assert made.head.bias.abs().max() < 0.1, "Xavier's, and noise of 0.01"
