@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -14,6 +15,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,8 +36,9 @@ OWN_FILES = "use files you have: task.archive=PATH.tar.gz, or task.folder=PATH o
 
 PAD, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 FORMAT = 1  # of the prepared arrays; a new number leaves the old ones alone
-WORD = re.compile(r"\w+(?:'\w+)*")
-WORD_OR_MARK = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
+BREAK = "<br />"
+WORD = r"\w+(?:'\w+)*"
+WORD_OR_MARK = rf"{WORD}|[^\w\s]"
 MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(?:(neg|pos)/(\d+)_\d+\.txt|urls_(neg|pos)\.txt)")
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -273,9 +276,42 @@ def _shuffled(text: str) -> bytes:
 # Numbers
 
 
+@functools.cache
+def _tokenizer(punctuation: bool) -> tuple[Any, Any]:
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    normalizer = normalizers.Sequence([normalizers.Replace(BREAK, " "), normalizers.Lowercase()])
+    words = Regex(WORD_OR_MARK if punctuation else WORD)
+    return normalizer, pre_tokenizers.Split(words, behavior="removed", invert=True)
+
+
 def split_words(text: str, punctuation: bool) -> list[str]:
     """Lower-case, take HTML's line breaks away, and find the words, with their marks between them or without."""
-    return (WORD_OR_MARK if punctuation else WORD).findall(text.replace("<br />", " ").lower())
+    normalizer, splitter = _tokenizer(punctuation)
+    return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+
+
+class Numbering:
+    """Numbers for the words of many texts, in the order of their first appearance.
+
+    No word reaches over white space: what stands between is split into words once, however often it is met.
+    """
+
+    def __init__(self, punctuation: bool) -> None:
+        self.punctuation = punctuation
+        self.start = 0
+        self.number = {"\n": self.start}  # no word has it
+        self._met: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, text: str) -> Array:
+        """Give the number of each word of a text, behind that of its start."""
+        found = array("i", [self.start])
+        for piece in text.replace(BREAK, " ").split():
+            if (numbers := self._met.get(piece)) is None:
+                words = split_words(piece, self.punctuation)
+                numbers = self._met[piece] = tuple(self.number.setdefault(w, len(self.number)) for w in words)
+            found.extend(numbers)
+        return np.frombuffer(found, np.int32)
 
 
 @dataclass(frozen=True)
@@ -321,16 +357,21 @@ class Vocabulary:
             starts: where each text begins.
         """
         columns = [words]
-        for known, first in zip(self.keys, self._first_rows(), strict=True):
-            wanted = self._keys(columns[-1], words, starts)
-            place = np.searchsorted(known, wanted)
-            place[place == len(known)] = 0
-            there = known[place] == wanted if len(known) else np.zeros(len(wanted), bool)
-            columns.append(np.where(there, place + first, PAD).astype(np.int32))
+        for order in range(len(self.keys)):
+            columns.append(self._column(order, columns[-1], words, starts))
         return np.stack(columns, axis=1)
 
-    def _first_rows(self) -> list[int]:
-        return [self.num_words + sum(map(len, self.keys[:order])) for order in range(len(self.keys))]
+    def _column(self, order: int, shorter: Array, words: Array, starts: Array) -> Array:
+        """Give the rows of the n-grams of `keys[order]` that end at each token, given those one word shorter."""
+        known, first = self.keys[order], self.num_words + sum(map(len, self.keys[:order]))
+        wanted = self._keys(shorter, words, starts)
+        tokens = np.flatnonzero(wanted >= 0)
+        wanted = wanted[tokens]
+        place = np.searchsorted(known, wanted)
+        found = np.append(known, -1)[place] == wanted
+        column = np.full(len(words), PAD, np.int32)
+        column[tokens[found]] = first + place[found]
+        return column
 
     def _keys(self, shorter: Array, words: Array, starts: Array) -> Array:
         """Give the key of the n-gram that ends at each token; -1 where there is none."""
@@ -364,9 +405,10 @@ class Vocabulary:
         made = cls([words[n] for n in kept], [])
         shorter = rows
         for least in reading.min_counts[1:]:
+            if made.keys:
+                shorter = made._column(len(made.keys) - 1, shorter, rows, starts)
             keys, times = np.unique(made._keys(shorter, rows, starts), return_counts=True)
             made = cls(made.words, [*made.keys, keys[(times >= least) & (keys >= 0)]])
-            shorter = made.rows(rows, starts)[:, -1]
         return made, row_of
 
     def arrays(self) -> dict[str, Array]:
@@ -415,22 +457,21 @@ def encode(reviews: Mapping[Split, list[Review]], reading: Reading, given: Vocab
     """Turn the official splits into a run's, in numbers."""
     train, val = (reviews["train"], []) if reading.validate_on == "test" else by_film(reviews["train"])
     parts: dict[Split, list[Review]] = {"train": train, "val": val, "test": reviews["test"]}
-    number: defaultdict[str, int] = defaultdict(itertools.count().__next__)
-    boundary = number["\n"]  # no word; stands where START will
+    numbering = Numbering(reading.punctuation)
     flat, starts = {}, {}
     for split, part in parts.items():
         part.sort(key=lambda review: _shuffled(review.text))  # so that both labels stand among the first few
-        texts = [[boundary, *map(number.__getitem__, split_words(r.text, reading.punctuation))] for r in part]
+        texts = [numbering(review.text) for review in part]
         lengths = np.array([len(text) for text in texts], np.int64)
-        flat[split] = np.fromiter(itertools.chain.from_iterable(texts), np.int32, int(lengths.sum()))
+        flat[split] = np.concatenate([np.zeros(0, np.int32), *texts])
         starts[split] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    words = list(number)
+    words = list(numbering.number)
     if given is None:
         vocabulary, row_of = Vocabulary.learn(words, flat["train"], starts["train"][:-1], reading)
     else:
         known = {word: row for row, word in enumerate(given.words, FIRST_WORD)}
         vocabulary, row_of = given, np.array([known.get(word, UNKNOWN) for word in words], np.int32)
-    row_of[boundary] = START
+    row_of[numbering.start] = START
     splits = {}
     for split, part in parts.items():
         rows = vocabulary.rows(row_of[flat[split]], starts[split][:-1])

@@ -17,6 +17,8 @@ import reviews
 import torch
 from attnbench.plugins.task import _imdb_data as data
 from attnbench.plugins.task.imdb import Host, Imdb, Reviews
+from hypothesis import given
+from hypothesis import strategies as st
 
 import attnbench
 from attnbench import UsageError
@@ -163,6 +165,19 @@ def test_text_is_lower_cased_and_split_at_breaks_and_punctuation():
     text = "It's GREAT!<br /><br />Don't miss: 10/10"
     assert data.split_words(text, True) == ["it's", "great", "!", "don't", "miss", ":", "10", "/", "10"]
     assert data.split_words(text, False) == ["it's", "great", "don't", "miss", "10", "10"]
+
+
+@given(
+    st.lists(st.sampled_from(["It's", "GREAT", "<br />", " ", "\n", "'", "10/10", "é_", "...", "\xa0", "İ"])).map(
+        "".join
+    )
+)
+def test_numbering_piece_by_piece_finds_the_words_of_the_whole_text(text):
+    numbering = data.Numbering(True)
+    numbers = numbering(text)
+    words = list(numbering.number)
+    assert numbers[0] == numbering.start
+    assert [words[number] for number in numbers[1:]] == data.split_words(text, True)
 
 
 def test_validation_is_a_tenth_of_both_labels_and_shares_no_film_with_training(read):
