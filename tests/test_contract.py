@@ -68,6 +68,13 @@ class D2l(Good):
         return scores.softmax(-1) if mask is None else scores.masked_fill(~mask, -1e6).softmax(-1)
 
 
+class Strict(Good):
+    """It meets what was computed in one number type with what comes in another."""
+
+    def mix(self, weights: Tensor, value: Tensor, query: Tensor) -> Tensor:
+        return torch.lerp(super().mix(weights, value, query), torch.zeros_like(value[:, :1]), 0.1)
+
+
 class Unmasked(Good):
     def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
         return super().forward(query, key, value, None, need_weights=need_weights)
@@ -220,6 +227,7 @@ BROKEN: Mapping[str, type[Any]] = {
     "widths": Unnamed,
     "shapes": Squeezed,
     "dtypes": D2l,
+    "autocast": Strict,
     "rows": Unnormalised,
     "empty_rows": D2l,
     "masked_keys": Unmasked,

@@ -204,6 +204,15 @@ def dtypes(subject: Subject) -> str | None:
     return f"not on {subject.device}: {', '.join(missing)}" if missing else None
 
 
+def autocast(subject: Subject) -> None:
+    """Under autocast to bfloat16, as of `trainer.precision`, it works forward and backward, and stays finite."""
+    for case, need in itertools.product(cases(("none", "padding"), SIZES[:5]), subject.paths()):
+        module, given = subject.make(torch.float32), subject.inputs(case, torch.float32)
+        with trying(f"{case} need_weights={need}"), torch.autocast(torch.device(subject.device).type, torch.bfloat16):
+            finite([subject.attend(module, given, need)[0]], "the context")
+            finite(derivatives(subject, module, given, need), "a gradient")
+
+
 def gradients(subject: Subject) -> None:
     """Gradients to the inputs and the parameters are those of finite differences."""
     for case, need in itertools.product(cases(("none", "random")), subject.paths()):
@@ -396,7 +405,7 @@ def scorings(subject: Subject) -> str | None:
 
 
 IN_ATTENTION: tuple[Law, ...] = (
-    widths, shapes, dtypes, rows, empty_rows, masked_keys, masked_nan, padding, permutation, examples,
+    widths, shapes, dtypes, autocast, rows, empty_rows, masked_keys, masked_nan, padding, permutation, examples,
     causal, need_weights, gradients, parameters, inputs_unwritten, extremes, bad_masks, seed, state_dict, copies,
     compiles, exports,
 )  # fmt: skip

@@ -91,7 +91,7 @@ class NTM(Attention):
         k, beta, g, s, gamma = self.head(query).split(self.parts, dim=-1)
         content = masked_softmax(F.softplus(beta) * self.score(torch.tanh(k), key), mask)
         w_prev = first(key, mask) if previous is None else previous.squeeze(1)
-        gated = torch.lerp(w_prev, content, torch.sigmoid(g))
+        gated = torch.lerp(w_prev.to(content.dtype), content, torch.sigmoid(g).to(content.dtype))
         weights = sharpen(shift(gated, torch.softmax(s, dim=-1), mask), 1 + F.softplus(gamma), mask)
         return torch.bmm(weights, value), weights.unsqueeze(1) if need_weights else None
 
