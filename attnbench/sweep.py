@@ -120,7 +120,7 @@ class Job:
         run(config, folder, self.registry, typed)
 
     def _one_of_many(self, config: DictConfig, folder: Path, typed: list[str], cannot: str | None) -> None:
-        from attnbench.run import plain
+        from attnbench.folder import plain
 
         mark, name = fingerprint(flat(plain(config))), " ".join(typed)
         before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("there", "completed")), None)

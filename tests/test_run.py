@@ -16,8 +16,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from attnbench import UsageError
 from attnbench.__main__ import main
+from attnbench.folder import load, typed
 from attnbench.registry import Registry
-from attnbench.run import load, typed
 
 
 def result_of(folder):

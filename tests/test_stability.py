@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import TensorDataset
 
 from attnbench import Task, UsageError
+from attnbench.folder import typed
 from attnbench.registry import Component, Registry
-from attnbench.run import run, typed
+from attnbench.run import run
 
 
 class Cliff(Task):

@@ -168,6 +168,7 @@ def learns(subject: Subject) -> str:
 def checkpoints(subject: Subject) -> None:
     """The best and the last checkpoint of a run reload to the metrics that it measured."""
     from attnbench import run
+    from attnbench.folder import typed
 
     assert subject.task  # or it is skipped
     plain = Component("attention", "plain", Weigh, __name__)
@@ -185,7 +186,7 @@ def checkpoints(subject: Subject) -> None:
         folder = Path(place)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run.run(run.typed(registry, values, []), folder, registry, [])
+            run.run(typed(registry, values, []), folder, registry, [])
             measured = json.loads((folder / "result.json").read_text())["metrics"]
             for which in ("best", "last"):  # one validation: they are of one step
                 shutil.copy(folder / "checkpoints" / f"{which}.ckpt", folder / "kept.ckpt")

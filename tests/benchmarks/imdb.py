@@ -29,9 +29,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from attnbench.experiment import Experiment, Ledger, loader, plan
+from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, make_trainer, quiet, typed
+from attnbench.run import EventLog, build, make_trainer, quiet
 
 TURN, TURNS, WARM_UP = 50, 30, 2
 

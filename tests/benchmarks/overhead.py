@@ -20,9 +20,10 @@ import torch
 from omegaconf import OmegaConf
 
 from attnbench.experiment import Experiment, Ledger, loader, plan
+from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, make_trainer, quiet, typed
+from attnbench.run import EventLog, build, make_trainer, quiet
 
 TURN, TURNS, WARM_UP = 25, 40, 4
 
