@@ -20,6 +20,7 @@ ORDER = [
     "measure",
     "bench",
     "processes",
+    "folder",
     "run",
     "sweep",
     "contract",
