@@ -36,7 +36,8 @@ class NTM(Attention):
         score: makes the scoring function, of k and a key.
         max_shift: how many keys s can move on or back.
         beta_bias: what b gives β at the start; a large one looks sharply from the first.
-        gate_bias: what b gives g at the start; a negative one steps on from where it was, until it learns to jump.
+        gate_bias: what b gives g at the start; a negative one goes by where it was, until it learns to look by content.
+        shift_bias: what b gives the step to the next key at the start; a positive one walks on.
 
     Raises ValueError when max_shift is negative; and when called with several queries, for where it looks depends on
     where it looked: hand it one query, and as `previous` the weights that it gave last.
@@ -57,6 +58,7 @@ class NTM(Attention):
         max_shift: int = 1,
         beta_bias: float = 0.0,
         gate_bias: float = 0.0,
+        shift_bias: float = 0.0,
     ) -> None:
         super().__init__()
         if max_shift < 0:
@@ -66,8 +68,10 @@ class NTM(Attention):
         self.head = nn.Linear(query_dim, sum(self.parts))
         nn.init.xavier_uniform_(self.head.weight, gain=1.4)
         nn.init.normal_(self.head.bias, std=0.01)
+        on = key_dim + 2 + max_shift - min(1, max_shift)  # where b gives the shift by one key
         with torch.no_grad():
-            self.head.bias[key_dim : key_dim + 2] += torch.tensor([beta_bias, gate_bias])
+            for place, bias in ((key_dim, beta_bias), (key_dim + 1, gate_bias), (on, shift_bias)):
+                self.head.bias[place] += bias
         self.out_dim = value_dim
 
     def forward(

@@ -280,15 +280,17 @@ class TuringMachine(nn.Module):
 
     def logits(self, states: Sequence[State]) -> Float[Tensor, "B T O"]:
         """Write."""
-        seen = [torch.cat([state.controller[0], state.reads], dim=-1) for state in states]
-        written: Tensor = self.out(torch.stack(seen, dim=1))
+        h, reads = (torch.stack(parts, 1) for parts in zip(*((s.controller[0], s.reads) for s in states), strict=True))
+        written: Tensor = self.out(torch.cat([h, reads], dim=-1))
         return written
 
     def states(self, inputs: Float[Tensor, "B T I"]) -> list[State]:
         """Do all steps: the first as it is, for no head has looked yet, the others by the compiled step if there is."""
         if self.training:
             self.trained += inputs.shape[1]
-        first, *others = self.controller.x(inputs.transpose(0, 1))  # by step, so that each is laid out alike
+        first, *others = (
+            self.controller.x(inputs).transpose(0, 1).contiguous()
+        )  # steps of any length are laid out alike
         reads, nothing = inputs.new_zeros(len(inputs), self.read), (None,) * len(self.heads)
         memory = self.fresh(inputs).requires_grad_(torch.is_grad_enabled())  # as any later one: all steps are alike
         done = [self.step(first, State(reads, memory, self.controller.begin(len(inputs)), nothing, None))]
@@ -332,8 +334,10 @@ class TuringMachine(nn.Module):
         """Let a head look; remember where."""
         head = self.heads[number]
         context, weights = head(query, memory, memory, previous=looked[number])
-        looked[number] = weights[:, :, -1:]
-        seen: Tensor = context[:, -1]
+        if query.shape[1] > 1:
+            context, weights = context[:, -1:], weights[:, :, -1:]
+        looked[number] = weights
+        seen: Tensor = context.squeeze(1)
         return seen
 
     def look(self, query: Tensor, memory: Tensor, looked: list[Tensor | None]) -> Float[Tensor, "B R"]:

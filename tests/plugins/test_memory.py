@@ -541,6 +541,29 @@ def test_another_word_for_compile_is_refused(cli: Any) -> None:
     assert said.code != 0 and "compile is true, false or auto, not yes" in said.err
 
 
+@pytest.mark.parametrize("experiment", ["ntm_copy_long", "ntm_recall", "ntm_repeat_copy"])
+def test_an_experiment_runs(cli: Any, tmp_path: Any, experiment: str) -> None:
+    """A smaller one: its eval_rows, start of the heads and order of reading and writing stay."""
+    few = ("task.compile=false", "task.controller_dim=8", "task.width=4", "task.high=3", "trainer.eval_batches=1")
+    assert cli(f"experiment={experiment}", *few, "trainer.max_steps=2", "hydra.run.dir=ran").code == 0
+    result = json.loads((tmp_path / "ran" / "result.json").read_text())
+    assert result["status"] == "completed" and result["attention"] == "ntm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("experiment", "metric", "most"),
+    [("ntm_copy_long", "bits_wrong_120", 1.0), ("ntm_recall", "bits_wrong", 0.1)],
+)
+def test_an_experiment_learns_what_it_is_for(
+    cli: Any, tmp_path: Any, experiment: str, metric: str, most: float, seed: int
+) -> None:
+    assert cli(f"experiment={experiment}", f"seed={seed}", "hydra.run.dir=ran").code == 0
+    result = json.loads((tmp_path / "ran" / "result.json").read_text())
+    assert result["metrics"][f"test/{metric}"] < most
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_copy_is_solved(cli: Any, tmp_path: Any, seed: int) -> None:

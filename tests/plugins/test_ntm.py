@@ -147,13 +147,9 @@ def test_a_negative_shift_is_refused() -> None:
 
 
 def test_biases_say_how_it_starts() -> None:
-    """β = softplus(2) and g = sigmoid(-1), but for the noise."""
-    options = {"beta_bias": 2.0, "gate_bias": -1.0, "scoring": {"name": "cosine", "beta": 1.0}}
-    biased, plain = (
-        attnbench.build("attention", "ntm", query_dim=3, key_dim=2, value_dim=2, **given)
-        for given in (options, {"scoring": "cosine"})
-    )
-    with torch.no_grad():
-        biased.head.bias -= torch.tensor([0.0, 0.0, 2.0, -1.0, 0.0, 0.0, 0.0, 0.0])
-    for made in (biased, plain):
-        assert made.head.bias.abs().max() < 0.1, "Xavier's, and noise of 0.01"
+    """β = softplus(2), g = sigmoid(-9), and s all for one key on: whatever the query, it walks."""
+    options = {"beta_bias": 2.0, "gate_bias": -9.0, "shift_bias": 20.0, "scoring": {"name": "cosine", "beta": 1.0}}
+    made = attnbench.build("attention", "ntm", query_dim=3, key_dim=2, value_dim=2, **options)
+    given = torch.tensor([0.0, 0.0, 2.0, -9.0, 20.0, 0.0, 0.0, 0.0])
+    close(made.head.bias, given, atol=0.1, rtol=0)
+    close(look(made, [0.0, 1.0, 0.0, 0.0]), [0.0, 0.0, 1.0, 0.0], atol=0.01, rtol=0)
