@@ -68,6 +68,7 @@ def main() -> None:
     overrides = ["experiment=imdb_keras", f"trainer.max_steps={TURN * (TURNS + WARM_UP)}", *sys.argv[1:]]
     command = [sys.executable, "-m", "attnbench", "--cfg", "job", *overrides]
     composed = yaml.safe_load(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    composed["scoring"] = None  # attention=self uses none
     registry = Registry.load()
     config = typed(registry, composed, [f"trainer.val_every={TURN * (TURNS + WARM_UP)}"])
     settings, optimizer_config = OmegaConf.to_object(config.trainer), OmegaConf.to_object(config.optimizer)
@@ -102,6 +103,7 @@ def main() -> None:
         keras, theirs = spawn.Pipe()
         arguments = (theirs, reviews.rows.squeeze(-1).int().numpy(), reviews.label.numpy())
         spawn.Process(target=keras_turns, args=arguments, daemon=True).start()
+        theirs.close()  # if the process fails, so does the next recv
 
     def keras_turn() -> None:
         if keras is not None:
