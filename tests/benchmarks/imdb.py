@@ -9,20 +9,18 @@ turn the ratio of ours to the bare loop, and of Keras to ours: median, first and
 """
 
 import importlib.util
-import multiprocessing
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 os.environ["FORCE_COLOR"] = "1"  # the bar is drawn as in a terminal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
@@ -34,34 +32,7 @@ from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
 from attnbench.run import EventLog, build, make_trainer, quiet
 
-TURN, TURNS, WARM_UP = 50, 30, 2
-
-
-def keras_turns(turns: Connection, tokens: np.ndarray, labels: np.ndarray) -> None:
-    """Build the model in Keras; at each number received, train on so many steps of 32 and send the seconds."""
-    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
-    import keras
-
-    class SelfAttention(keras.layers.Layer):
-        def build(self, shape: tuple[int, ...]) -> None:
-            self.kernel = self.add_weight(shape=(3, shape[-1], shape[-1]), initializer="uniform", name="kernel")
-
-        def call(self, x: Any) -> Any:
-            query, key, value = (keras.ops.matmul(x, self.kernel[i]) for i in range(3))
-            scores = keras.ops.matmul(query, keras.ops.transpose(key, (0, 2, 1))) / 64**0.5
-            return keras.ops.matmul(keras.ops.softmax(scores), value)
-
-    words = keras.Input((tokens.shape[1],), dtype="int32")
-    x = SelfAttention()(keras.layers.Embedding(20_000, 128)(words))
-    x = keras.layers.Dropout(0.5)(keras.layers.GlobalAveragePooling1D()(x))
-    model = keras.Model(words, keras.layers.Dense(2, activation="softmax")(x))
-    assert model.count_params() == 2_609_410
-    rate = keras.optimizers.schedules.InverseTimeDecay(2e-4, 1, 1e-5)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", ["accuracy"])
-    while steps := turns.recv():
-        start = time.perf_counter()
-        model.fit(tokens[: 32 * steps], labels[: 32 * steps], batch_size=32, verbose=0)
-        turns.send(time.perf_counter() - start)
+TURN, TURNS, WARM_UP = 50, 20, 2
 
 
 def main() -> None:
@@ -69,6 +40,7 @@ def main() -> None:
     overrides = ["experiment=imdb_keras", f"trainer.max_steps={TURN * (TURNS + WARM_UP)}", *sys.argv[1:]]
     command = [sys.executable, "-m", "attnbench", "--cfg", "job", *overrides]
     composed = yaml.safe_load(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    composed["scoring"] = None  # attention=self uses none
     registry = Registry.load()
     config = typed(registry, composed, [f"trainer.val_every={TURN * (TURNS + WARM_UP)}"])
     settings, optimizer_config = OmegaConf.to_object(config.trainer), OmegaConf.to_object(config.optimizer)
@@ -95,19 +67,18 @@ def main() -> None:
             schedule.step()
         times["bare"].append((time.perf_counter() - start) / TURN * 1e3)
 
-    keras: Connection | None = None
+    reviews = task.data("train")[list(range(32 * TURN))]
+    keras: subprocess.Popen[str] | None = None
     if importlib.util.find_spec("keras") and importlib.util.find_spec("tensorflow"):
         times["keras"] = []
-        reviews = task.data("train")[list(range(32 * TURN))]
-        spawn = multiprocessing.get_context("spawn")
-        keras, theirs = spawn.Pipe()
-        arguments = (theirs, reviews.rows.squeeze(-1).int().numpy(), reviews.label.numpy())
-        spawn.Process(target=keras_turns, args=arguments, daemon=True).start()
+        program = [sys.executable, str(Path(__file__).with_name("imdb_keras.py"))]
+        keras = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def keras_turn() -> None:
         if keras is not None:
-            keras.send(TURN)
-            times["keras"].append(keras.recv() / TURN * 1e3)
+            json.dump([reviews.rows.squeeze(-1).tolist(), reviews.label.tolist()], keras.stdin)
+            print(file=keras.stdin, flush=True)
+            times["keras"].append(float(keras.stdout.readline()) / TURN * 1e3)
 
     class Turns(pl.Callback):
         def on_train_batch_start(self, *_: Any) -> None:

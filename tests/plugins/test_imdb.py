@@ -463,6 +463,14 @@ def test_the_seed_program_is_validated_on_test_and_says_so(cli, tmp_path):
     assert [event.step for event in read.Scalars("train/accuracy")] == [2, 4]
 
 
+def test_the_best_recipe_is_attention_alone_and_chooses_on_films(cli, tmp_path):
+    said = cli("experiment=imdb_best", *LITTLE, "hydra.run.dir=best")
+    assert said.code == 0, said.err
+    result = json.loads((tmp_path / "best" / "result.json").read_text())
+    assert (result["attention"], result["scoring"]) == ("structured", None)
+    assert "validate_on: films" in (tmp_path / "best" / "config.yaml").read_text()
+
+
 # The data set itself
 
 
