@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -267,38 +267,38 @@ class TuringMachine(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "B T I"]) -> Float[Tensor, "B T O"]:
         """Give the logits at every step."""
-        return self.logits(self.states(inputs))
+        h, reads = zip(*((state.controller[0], state.reads) for state in self.states(inputs)), strict=True)
+        return self.logits(torch.stack(h, dim=1), torch.stack(reads, dim=1))
 
     def run(self, inputs: Float[Tensor, "B T I"]) -> tuple[Float[Tensor, "B T O"], Trace]:
         """Give the logits at every step, and what was done."""
-        states = self.states(inputs)
-        looked = [torch.cat([overall(weights) for weights in state.looked], dim=1) for state in states]
-        readings, writings = torch.stack(looked, dim=1).tensor_split([self.read_heads], dim=2)
-        h = torch.stack([state.controller[0] for state in states], dim=1)
+        steps = [
+            (state.controller[0], state.reads, torch.cat([overall(weights) for weights in state.looked], dim=1))
+            for state in self.states(inputs)
+        ]
+        h, reads, looked = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+        readings, writings = looked.tensor_split([self.read_heads], dim=2)
         adds = torch.stack([writer(h)[1] for writer in self.writers], dim=2)
-        return self.logits(states), Trace(writings, readings, adds, torch.stack([state.reads for state in states], 1))
+        return self.logits(h, reads), Trace(writings, readings, adds, reads)
 
-    def logits(self, states: Sequence[State]) -> Float[Tensor, "B T O"]:
+    def logits(self, h: Float[Tensor, "B T H"], reads: Float[Tensor, "B T R"]) -> Float[Tensor, "B T O"]:
         """Write."""
-        h, reads = (torch.stack(parts, 1) for parts in zip(*((s.controller[0], s.reads) for s in states), strict=True))
         written: Tensor = self.out(torch.cat([h, reads], dim=-1))
         return written
 
-    def states(self, inputs: Float[Tensor, "B T I"]) -> list[State]:
+    def states(self, inputs: Float[Tensor, "B T I"]) -> Iterator[State]:
         """Do all steps: the first as it is, for no head has looked yet, the others by the compiled step if there is."""
         if self.training:
             self.trained += inputs.shape[1]
-        first, *others = (
-            self.controller.x(inputs).transpose(0, 1).contiguous()
-        )  # steps of any length are laid out alike
+        steps = self.controller.x(inputs).transpose(0, 1).contiguous()  # laid out alike, however many there are
         reads, nothing = inputs.new_zeros(len(inputs), self.read), (None,) * len(self.heads)
         memory = self.fresh(inputs).requires_grad_(torch.is_grad_enabled())  # as any later one: all steps are alike
-        done = [self.step(first, State(reads, memory, self.controller.begin(len(inputs)), nothing, None))]
-        if others:
-            step = self.quick(others[0], done[0])
-            for x in others:
-                done.append(step(x, done[-1]))
-        return done
+        state = self.step(steps[0], State(reads, memory, self.controller.begin(len(inputs)), nothing, None))
+        yield state
+        step = self.quick(steps[0], state)
+        for x in steps[1:]:
+            state = step(x, state)
+            yield state
 
     def step(self, x: Float[Tensor, "B G"], state: State) -> State:
         """Do a step; `x` has been through `self.controller.x`."""
