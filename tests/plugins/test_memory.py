@@ -466,14 +466,16 @@ def compiled_equals_eager(attention: str, scoring: str | None, **options: Any) -
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize(("attention", "scoring"), MACHINES)
-@pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+@pytest.mark.parametrize(
+    ("attention", "scoring", "controller"), [*((*m, "lstm") for m in MACHINES), ("ntm", "cosine", "feedforward")]
+)
 def test_a_compiled_step_is_the_eager_one_whatever_addresses(
     attention: str, scoring: str | None, controller: str
 ) -> None:
     compiled_equals_eager(attention, scoring, controller=controller, read_heads=2, write_heads=2)
 
 
+@pytest.mark.slow  # half a minute, the compiler's
 @pytest.mark.usefixtures("plain_signatures")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_a_step_translated_into_cpp_is_the_eager_one() -> None:
@@ -544,8 +546,9 @@ def test_another_word_for_compile_is_refused(cli: Any) -> None:
 @pytest.mark.parametrize("experiment", ["ntm_copy_long", "ntm_recall", "ntm_repeat_copy"])
 def test_an_experiment_runs(cli: Any, tmp_path: Any, experiment: str) -> None:
     """A smaller one: its eval_rows, start of the heads and order of reading and writing stay."""
-    few = ("task.compile=false", "task.controller_dim=8", "task.width=4", "task.high=3", "trainer.eval_batches=1")
-    assert cli(f"experiment={experiment}", *few, "trainer.max_steps=2", "hydra.run.dir=ran").code == 0
+    few = ("task.compile=false", "task.controller_dim=8", "task.high=3", "trainer.eval_batches=1")
+    short = ("trainer.max_steps=2", "trainer.eval_batch_size=10")
+    assert cli(f"experiment={experiment}", *few, *short, "hydra.run.dir=ran").code == 0
     result = json.loads((tmp_path / "ran" / "result.json").read_text())
     assert result["status"] == "completed" and result["attention"] == "ntm"
 
