@@ -184,7 +184,7 @@ class Imdb(Task):
         max_tokens: the last tokens of a review that are read.
         masked: padding behind, which is hidden; false pads in front to max_tokens and attends to it.
         embed_dim: the width of an embedding.
-        embed_scale: embeddings begin uniform over -embed_scale..embed_scale.
+        embed_scale: embeddings begin uniform over -embed_scale..embed_scale; of small ones all words score alike.
         encoder: none, or a bidirectional LSTM of embed_dim in each direction.
         pooling: slot, mean or attention, see above.
         dropout: on the pooled review.
@@ -213,7 +213,7 @@ class Imdb(Task):
         max_tokens: int = 512,
         masked: bool = True,
         embed_dim: int = 64,
-        embed_scale: float = 0.02,
+        embed_scale: float = 0.3,
         encoder: Literal["none", "bilstm"] = "none",
         pooling: Literal["slot", "mean", "attention"] = "slot",
         dropout: float = 0.4,
