@@ -290,7 +290,8 @@ class TuringMachine(nn.Module):
         """Do all steps: the first as it is, for no head has looked yet, the others by the compiled step if there is."""
         if self.training:
             self.trained += inputs.shape[1]
-        steps = self.controller.x(inputs).transpose(0, 1).contiguous()  # laid out alike, however many there are
+        x = self.controller.x(inputs).transpose(0, 1)
+        steps = x.clone(memory_format=torch.contiguous_format)  # laid out alike, however many there are, and of whom
         reads, nothing = inputs.new_zeros(len(inputs), self.read), (None,) * len(self.heads)
         memory = self.fresh(inputs).requires_grad_(torch.is_grad_enabled())  # as any later one: all steps are alike
         state = self.step(steps[0], State(reads, memory, self.controller.begin(len(inputs)), nothing, None))
