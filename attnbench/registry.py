@@ -22,9 +22,7 @@ from omegaconf import OmegaConf
 from attnbench import hookspecs, plugins  # type: ignore[attr-defined]
 from attnbench.interfaces import Attention, ScoringFunction, Task
 from attnbench.schema import (
-    OptimizerConfig,
     RunConfig,
-    TrainerConfig,
     UnfitError,
     UsageError,
     arguments,
@@ -148,8 +146,6 @@ class Registry:
 
         store = ConfigStore.instance().store
         store(name="run", node=RunConfig)
-        store(group="trainer", name="base", node=TrainerConfig)
-        store(group="optimizer", name="base", node=OptimizerConfig)
         for component in self.components.values():
             made: Any = node(component.name, component.cls)
             if issubclass(component.cls, Task):

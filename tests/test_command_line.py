@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import SMALL
+import yaml
+from conftest import ROOT, SMALL
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,15 @@ def test_the_command_line_wins_over_the_tasks_recipe(cli):
     composed = cli("--cfg", "job", "optimizer.lr=0.5").out
     assert "lr: 0.5" in composed
     assert "max_epochs: 1" in composed  # the recipe's
+
+
+@pytest.mark.parametrize("recipe", ["task=date", "task=imdb", "task=memory", "experiment=imdb_keras"])
+@pytest.mark.parametrize("preset", sorted((ROOT / "conf").glob("[ot]*/*.yaml")), ids=lambda path: path.stem)
+def test_a_preset_on_the_command_line_wins_over_every_recipe(cli, recipe, preset):
+    composed = yaml.safe_load(cli("--cfg", "job", recipe, f"{preset.parent.name}={preset.stem}").out)
+    wanted = yaml.safe_load(preset.read_text())
+    assert wanted
+    assert composed[preset.parent.name] | wanted == composed[preset.parent.name]
 
 
 def test_a_sweep_makes_a_run_folder_for_each_combination(cli, tmp_path):
