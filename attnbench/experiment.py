@@ -291,6 +291,7 @@ class Experiment(pl.LightningModule):
             return
         torch.set_rng_state(self._rng["cpu"].cpu())
         torch.cuda.set_rng_state_all([state.cpu() for state in self._rng["cuda"]])
+        torch.empty((), dtype=torch.int64).random_()  # as the loader did when the round after the checkpoint began
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [settings["initial_lr"] for settings in self._settings]
         share = rate(self.trainer.global_step, self.total_steps, self.optimizer)
