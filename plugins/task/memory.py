@@ -160,7 +160,7 @@ class Memory(Task):
         seed = 8 * self.data_seed + 2 * SPLITS.index(split)
         if split == "train":
             return Fresh(self.problem, self.sizes, seed)
-        within, beyond = (500, 4) if split == "val" else (4_000, 50)
+        within, beyond = (1_000, 4) if split == "val" else (4_000, 50)
         return Fixed(self.problem, self.sizes, within, beyond, seed)
 
     def model(self, make_attention: MakeAttention) -> nn.Module:
