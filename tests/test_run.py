@@ -158,13 +158,13 @@ def test_a_run_stopped_by_ctrl_c_resumes_to_the_result_it_would_have_had(cli, tm
         assert process.stderr is not None
         for line in process.stderr:
             said += line
-            if line.startswith("step 20/80"):  # well before the end
+            if line.startswith("step 40/80"):  # the checkpoint of step 20 is there
                 process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said
     cut = result_of(tmp_path / "cut")
     assert cut["status"] == "interrupted"
-    assert 20 <= cut["steps"] < result_of(tmp_path / "whole")["steps"]
+    assert 40 <= cut["steps"] < result_of(tmp_path / "whole")["steps"]
     assert cli("resume=cut").code == 0
     assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
     resumed, whole = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
