@@ -17,7 +17,8 @@ import zipfile
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -291,27 +292,35 @@ def split_words(text: str, punctuation: bool) -> list[str]:
     return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
 
 
-class Numbering:
-    """Numbers for the words of many texts, in the order of their first appearance.
+def number_words(texts: Iterable[str], punctuation: bool) -> tuple[list[str], Array, Array]:
+    """Number the words of texts in the order of their first appearance.
 
-    No word reaches over white space: what stands between is split into words once, however often it is met.
+    No word reaches over white space: what stands between is split into words once, all pieces together.
+
+    Returns:
+        The words, before them one that stands for the start of a text and is none; the numbers [N] of the texts, one
+        after the other, each behind that of its start; and where each begins and the last ends [texts + 1].
     """
-
-    def __init__(self, punctuation: bool) -> None:
-        self.punctuation = punctuation
-        self.start = 0
-        self.number = {"\n": self.start}  # no word has it
-        self._met: dict[str, tuple[int, ...]] = {}
-
-    def __call__(self, text: str) -> Array:
-        """Give the number of each word of a text, behind that of its start."""
-        found = array("i", [self.start])
-        for piece in text.replace(BREAK, " ").split():
-            if (numbers := self._met.get(piece)) is None:
-                words = split_words(piece, self.punctuation)
-                numbers = self._met[piece] = tuple(self.number.setdefault(w, len(self.number)) for w in words)
-            found.extend(numbers)
-        return np.frombuffer(found, np.int32)
+    place: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    pieces, starts = array("i"), array("q")
+    for text in texts:
+        starts.append(len(pieces))
+        pieces.append(place[""])
+        pieces.extend(map(place.__getitem__, text.replace(BREAK, " ").split()))
+    normalizer, splitter = _tokenizer(punctuation)
+    joined = normalizer.normalize_str("\n".join(place))
+    found = splitter.pre_tokenize_str(joined)
+    number = {"\n": 0}
+    numbers = np.array([0, *(number.setdefault(word, len(number)) for word, _ in found)], np.int32)
+    ends = np.cumsum([len(piece) + 1 for piece in joined.split("\n")])
+    owner = np.searchsorted(ends, [0, *(span[0] for _, span in found)], side="right")
+    owner[0] = place[""]
+    held = np.bincount(owner, minlength=len(place))
+    first = np.cumsum(held) - held
+    which = np.frombuffer(pieces, np.int32)
+    offsets = np.concatenate([[0], np.cumsum(held[which])])
+    flat = numbers[np.repeat(first[which] - offsets[:-1], held[which]) + np.arange(offsets[-1])]
+    return list(number), flat, offsets[[*starts, len(which)]]
 
 
 @dataclass(frozen=True)
@@ -457,26 +466,29 @@ def encode(reviews: Mapping[Split, list[Review]], reading: Reading, given: Vocab
     """Turn the official splits into a run's, in numbers."""
     train, val = (reviews["train"], []) if reading.validate_on == "test" else by_film(reviews["train"])
     parts: dict[Split, list[Review]] = {"train": train, "val": val, "test": reviews["test"]}
-    numbering = Numbering(reading.punctuation)
-    flat, starts = {}, {}
-    for split, part in parts.items():
+    for part in parts.values():
         part.sort(key=lambda review: _shuffled(review.text))  # so that both labels stand among the first few
-        texts = [numbering(review.text) for review in part]
-        lengths = np.array([len(text) for text in texts], np.int64)
-        flat[split] = np.concatenate([np.zeros(0, np.int32), *texts])
-        starts[split] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    words = list(numbering.number)
+    everything = itertools.chain.from_iterable(parts.values())
+    words, flat, starts = number_words((review.text for review in everything), reading.punctuation)
+    numbers, begins, done = {}, {}, 0
+    for split, part in parts.items():
+        begin, end = starts[done], starts[done + len(part)]
+        numbers[split], begins[split] = flat[begin:end], starts[done : done + len(part) + 1] - begin
+        done += len(part)
     if given is None:
-        vocabulary, row_of = Vocabulary.learn(words, flat["train"], starts["train"][:-1], reading)
+        vocabulary, row_of = Vocabulary.learn(words, numbers["train"], begins["train"][:-1], reading)
     else:
         known = {word: row for row, word in enumerate(given.words, FIRST_WORD)}
         vocabulary, row_of = given, np.array([known.get(word, UNKNOWN) for word in words], np.int32)
-    row_of[numbering.start] = START
-    splits = {}
-    for split, part in parts.items():
-        rows = vocabulary.rows(row_of[flat[split]], starts[split][:-1])
-        rows, offsets = _last_tokens(rows, starts[split], reading.max_tokens)
-        splits[split] = (rows, offsets, np.array([review.label for review in part], np.int64))
+    row_of[0] = START
+
+    def encoded(split: Split) -> tuple[Array, Array, Array]:
+        rows = vocabulary.rows(row_of[numbers[split]], begins[split][:-1])
+        rows, offsets = _last_tokens(rows, begins[split], reading.max_tokens)
+        return rows, offsets, np.array([review.label for review in parts[split]], np.int64)
+
+    with ThreadPoolExecutor() as pool:  # NumPy's searches let others run
+        splits = dict(zip(parts, pool.map(encoded, parts), strict=True))
     if reading.validate_on == "test":
         del splits["val"]
     return Prepared(vocabulary, splits, duplicates(reviews))

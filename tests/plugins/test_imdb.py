@@ -167,17 +167,16 @@ def test_text_is_lower_cased_and_split_at_breaks_and_punctuation():
     assert data.split_words(text, False) == ["it's", "great", "don't", "miss", "10", "10"]
 
 
-@given(
-    st.lists(st.sampled_from(["It's", "GREAT", "<br />", " ", "\n", "'", "10/10", "é_", "...", "\xa0", "İ"])).map(
-        "".join
-    )
-)
-def test_numbering_piece_by_piece_finds_the_words_of_the_whole_text(text):
-    numbering = data.Numbering(True)
-    numbers = numbering(text)
-    words = list(numbering.number)
-    assert numbers[0] == numbering.start
-    assert [words[number] for number in numbers[1:]] == data.split_words(text, True)
+PIECES = ["It's", "GREAT", "<br />", " ", "\n", "'", "10/10", "é_", "...", "\xa0", "İ"]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES)).map("".join)))
+def test_numbering_piece_by_piece_finds_the_words_of_the_whole_text(texts):
+    words, numbers, starts = data.number_words(texts, punctuation=True)
+    assert len(starts) == len(texts) + 1
+    for text, begin, end in zip(texts, starts, starts[1:], strict=False):
+        assert numbers[begin] == 0
+        assert [words[number] for number in numbers[begin + 1 : end]] == data.split_words(text, True)
 
 
 def test_validation_is_a_tenth_of_both_labels_and_shares_no_film_with_training(read):
