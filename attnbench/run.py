@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -301,9 +301,8 @@ def _fit_and_test(
     loaders = loader(task, "train", batches), loader(task, "val", every(task, "val", settings))
     with shared(folder, settings):
         try:
-            trainer.fit(experiment, *loaders, ckpt_path=last, weights_only=True)
-        except SystemExit as error:  # how Lightning ends on Ctrl-C and on a signal
-            raise Interrupted(str(folder)) from error
+            with heeding_signals():
+                trainer.fit(experiment, *loaders, ckpt_path=last, weights_only=True)
         except Diverged as error:
             good = checkpoints.last if checkpoints.last.exists() else "none yet"
             raise UsageError(
@@ -349,6 +348,15 @@ def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: li
         raise UsageError(f"trainer: {first_line(error)}") from error
 
 
+@contextlib.contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning, on Ctrl-C or a signal to stop, would leave the process."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt("told to stop") from error
+
+
 def test(
     trainer: pl.Trainer, experiment: Experiment, task: Task, settings: TrainerConfig, checkpoint: Path
 ) -> dict[str, float]:
@@ -356,9 +364,11 @@ def test(
 
     Raises:
         UsageError: the checkpoint cannot be read, or its weights are another model's.
+        KeyboardInterrupt: Ctrl-C, or a signal to stop.
     """
     _take_weights(experiment, checkpoint)
-    trainer.test(experiment, loader(task, "test", every(task, "test", settings)), verbose=False)
+    with heeding_signals():
+        trainer.test(experiment, loader(task, "test", every(task, "test", settings)), verbose=False)
     return {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
 
 

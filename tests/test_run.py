@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HEEDING, SMALL
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -173,6 +174,27 @@ def test_a_run_stopped_by_ctrl_c_resumes_to_the_result_it_would_have_had(cli, tm
         assert resumed[measure] == whole[measure]
     steps = [[event.step for event in events(tmp_path / name).Scalars("val/loss")] for name in ("cut", "whole")]
     assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "a signal to stop"])
+def test_a_run_stopped_while_it_is_tested_can_go_on(cli, tmp_path, monkeypatch, how):
+    stopping = KeyboardInterrupt if how == "Ctrl-C" else SIGTERMException
+
+    def test_step(experiment, batch, index):
+        raise stopping
+
+    monkeypatch.setattr("attnbench.experiment.Experiment.test_step", test_step)
+    said = cli(*SMALL, "trainer.images=0", "hydra.run.dir=cut")
+    assert said.code == 130
+    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said.err
+    assert result_of(tmp_path / "cut")["status"] == "interrupted"
+    assert result_of(tmp_path / "cut")["steps"] == 6
+    said = cli("evaluate", "cut")
+    assert (said.code, said.err) == (130, "attnbench: interrupted\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli("resume=cut").code == 0
+    assert result_of(tmp_path / "cut")["status"] == "completed"
 
 
 def test_a_completed_run_is_not_run_again(cli, folder):
