@@ -233,8 +233,9 @@ def test_a_damaged_checkpoint_leaves_the_run_as_it_was(cli, folder):
     assert (folder / "result.json").read_text() == before
 
 
-def test_a_damaged_result_is_written_anew(cli, folder):
-    (folder / "result.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_result_is_written_anew(cli, folder, text):
+    (folder / "result.json").write_text(text)
     assert cli("resume=ran").code == 0
     assert result_of(folder)["status"] == "completed"
 
@@ -253,11 +254,11 @@ def test_a_run_goes_on_at_another_rate_and_with_the_examples_that_come_next(cli,
 
 
 def test_a_folder_holds_one_run(cli, folder):
-    before = (folder / "result.json").read_text()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     said = cli(*SMALL, "hydra.run.dir=ran")
     assert said.code == 2
     assert "ran: holds a run already; resume=" in said.err
-    assert (folder / "result.json").read_text() == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_drawing_takes_no_training_time_and_changes_no_result(cli, tmp_path):
