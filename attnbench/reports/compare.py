@@ -24,6 +24,9 @@ LOWER = (
     "bytes",
     "parameters",
     "entropy",
+    "skipped",
+    "steps",
+    "epochs",
 )  # words of what is better low
 
 

@@ -113,6 +113,14 @@ def test_a_loss_is_better_low_and_a_rate_is_better_high(tmp_path, make_run):
     assert next(iter(rows_of(tmp_path, metric="examples_per_second"))) == "other-additive"
 
 
+@pytest.mark.parametrize("metric", ["steps", "epochs", "skipped_updates"])
+def test_fewer_updates_are_better(tmp_path, make_run, metric):
+    make_run("long", 0, **{metric: 20})
+    make_run("short", 0, **{metric: 10})
+
+    assert list(rows_of(tmp_path, metric=metric)) == ["short-additive", "long-additive"]
+
+
 def test_alignment_can_be_compared(tmp_path, make_run):
     make_run("soft", 0, metrics={"attention/alignment": 0.75})
 
