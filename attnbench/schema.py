@@ -281,11 +281,8 @@ def type_name(hint: Any) -> str:
 def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
     """Translate what OmegaConf does not know: Literal of words -> Enum, tuple[X, ...] -> list[X]."""
     where = f"{cls.__name__}'s option '{option.name}'"
-    kind, default, optional = option.type, option.default, False
-    if get_origin(kind) in (Union, types.UnionType):
-        arms = [arm for arm in get_args(kind) if arm is not type(None)]
-        if len(arms) == 1:
-            kind, optional = arms[0], True
+    kind, default = _without_none(option.type), option.default
+    optional = kind is not option.type
     inner = get_args(kind)
     if get_origin(kind) is Literal:
         if not all(isinstance(word, str) and word.isidentifier() for word in inner):
@@ -299,6 +296,12 @@ def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
             raise UnfitError(f"{where} is a tuple of fixed length: write `tuple[int, ...]`, or one option each")
         kind = types.GenericAlias(list, inner[:1])
     return (kind | None if optional else kind), default
+
+
+def _without_none(hint: Any) -> Any:
+    """Give X of `X | None`, and any other type as it is."""
+    arms = [arm for arm in get_args(hint) if arm is not type(None)]
+    return arms[0] if get_origin(hint) in (Union, types.UnionType) and len(arms) == 1 else hint
 
 
 @cache
@@ -329,8 +332,8 @@ def arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, An
     given = {}
     for option in options(cls):
         value = plain[option.name]
-        literal = isinstance(value, Enum) and not isinstance(option.default, Enum)
-        given[option.name] = value.name if literal else tuple(value) if isinstance(value, list) else value
+        word = isinstance(value, Enum) and get_origin(_without_none(option.type)) is Literal
+        given[option.name] = value.name if word else tuple(value) if isinstance(value, list) else value
     return given
 
 
