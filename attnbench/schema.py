@@ -120,7 +120,7 @@ class RunConfig:
 LEAST: Mapping[str, int] = {
     "seed": 0,
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "optimizer.warmup", "optimizer.decay"), 0),
-    **dict.fromkeys(("trainer.eval_train", "trainer.images", "trainer.gradient_clip"), 0),
+    **dict.fromkeys(("trainer.eval_train", "trainer.images"), 0),
     **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps", "trainer.batch_size", "trainer.eval_batch_size"), 1),
     **dict.fromkeys(("trainer.eval_batches", "trainer.val_every", "trainer.threads", "trainer.devices"), 1),
     "trainer.log_every": 1,
@@ -137,6 +137,9 @@ def check_numbers(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and not value >= least:
             raise UsageError(f"{key}={value}: it is at least {least}")
+    norm = OmegaConf.select(config, "trainer.gradient_clip")
+    if norm is not None and not norm > 0:
+        raise UsageError(f"trainer.gradient_clip={norm}: it is above 0; null turns clipping off")
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
@@ -342,7 +345,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     listed = ", ".join(names) if names else "none"
-    return (f"did you mean '{close[0]}'? " if close else "") + f"(there are: {listed})"
+    return f"did you mean '{close[0]}'? (there are: {listed})" if close else f"there are: {listed}"
 
 
 def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
@@ -356,7 +359,7 @@ def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
     group, _, option = key.rpartition(".")
     if not isinstance(error, ConfigAttributeError | ConfigKeyError):
         return f"{key}: {first_line(error)}"
-    known = [str(name) for name in error.parent_node or () if name != "name"]
+    known = [str(name) for name in error.parent_node or () if group not in KINDS or name != "name"]
     owner = f"{group} '{error.object_type.__name__}'" if group in KINDS and error.object_type else group or "the run"
     return f"{key}: {owner} has no option '{option}'; {nearest(option, known)}"
 

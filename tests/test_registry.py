@@ -181,7 +181,7 @@ BROKEN = {
     ),
     "needs_private": (
         "import attnbench.additive\n" + scoring("mine"),
-        "import from attnbench what is public there; (there are: Attention,",
+        "import from attnbench what is public there; there are: Attention,",
     ),
     "not-a-module.name": ("import attnbench\n", "'not-a-module.name.py' is no module name: rename the file, such as"),
     "bad_recipe": (

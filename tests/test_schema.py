@@ -99,4 +99,4 @@ def test_a_constructor_that_cannot_be_configured_is_refused(constructor, line):
 
 def test_the_nearest_name_is_offered_only_when_it_is_near():
     assert nearest("multihed", ["soft", "multihead"]) == "did you mean 'multihead'? (there are: multihead, soft)"
-    assert nearest("xyz", ["soft"]) == "(there are: soft)"
+    assert nearest("xyz", ["soft"]) == "there are: soft"
