@@ -253,6 +253,13 @@ def test_a_name_from_a_folder_can_neither_drive_the_terminal_nor_break_the_table
     assert "a\\|b" in markdown
 
 
+def test_a_config_that_is_no_runs_hides_no_run_below_it(tmp_path, make_run):
+    made = make_run("soft", 0)
+    (tmp_path / "runs" / "config.yaml").write_text("title: a project\nseed: 3\n")
+
+    assert [run.folder for run in read_all([tmp_path / "runs"])[0]] == [made]
+
+
 def test_no_folder_and_no_run_are_each_one_line(tmp_path, cli):
     (tmp_path / "empty").mkdir()
 
