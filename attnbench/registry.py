@@ -170,13 +170,16 @@ class Registry:
         """Find a component.
 
         Raises:
-            UsageError: there is none of that name, or two plugins claim it.
+            UsageError: there is none of that name, or the plugin of that name failed, or two plugins claim it.
         """
         key = (kind, name)
         if key in self.taken:
             first, second = self.taken[key]
             raise UsageError(f"{kind}={name}: both {first} and {second} register it; rename one of them")
         if key not in self.components:
+            for failure in self.failures:
+                if failure.name == name:
+                    raise UsageError(f"{kind}={name}: {failure}")
             raise UsageError(f"{kind}={name}: no such {kind}; {nearest(name, (c.name for c in self.of(kind)))}")
         return self.components[key]
 

@@ -24,6 +24,7 @@ from conftest import ROOT, SMALL
         (["trainer.max_steps=many"], "trainer.max_steps: Value 'many' of type 'str'"),
         (["trainer=cup"], "trainer=cup: no such trainer; did you mean 'cpu'?"),
         (["optimizer.name=adan"], "optimizer.name: Invalid value 'adan', expected one of [adam, adamw, sgd]"),
+        (["--config-name=x"], "no config 'x' is there; without --config-name and --config-path attnbench's own is"),
         (["sead=3"], "sead: the run has no option 'sead'; did you mean 'seed'?"),
         (["seed=x"], "seed: Value 'x' of type 'str'"),
         (["task.lines=[1"], "task.lines=[1"),
