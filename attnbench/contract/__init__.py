@@ -65,12 +65,25 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
     """Find the components that a file brought.
 
     Raises:
-        UsageError: it brought none, and why.
+        UsageError: one of its components, or all of them, are not registered, and why.
     """
+
+    def same(path: str | Path) -> bool:
+        return Path(path).resolve() == file.resolve()
+
     for failure in registry.failures:
-        if Path(failure.origin).resolve() == file.resolve():
+        if same(failure.origin):
             raise UsageError(str(failure))
-    return [c for c in registry.components.values() if Path(inspect.getfile(c.cls)).resolve() == file.resolve()]
+    for key, origins in registry.taken.items():
+        if any(map(same, origins)):
+            registry.get(*key)
+    for source in registry.disabled:
+        if source.file is not None and same(source.file):
+            raise UsageError(f"{file}: ATTNBENCH_DISABLE keeps plugin '{source.name}' out")
+    found = [c for c in registry.components.values() if same(c.origin) or same(inspect.getfile(c.cls))]
+    if not found:
+        raise UsageError(f"{file}: it brings no component; `list` says which there are, from where, and what failed")
+    return found
 
 
 def check(
