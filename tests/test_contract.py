@@ -310,6 +310,15 @@ def test_a_declared_excuse_is_shown_with_its_reason(registry: Registry) -> None:
     assert (finding.status, finding.detail) == ("excused", "order is the point")
 
 
+class Needless(Good):
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "order is the point"}
+
+
+def test_an_excuse_that_is_not_needed_is_broken(registry: Registry) -> None:
+    finding = found(Needless, registry, "permutation")
+    assert (finding.status, finding.detail) == ("broken", "excused, yet it holds: take the excuse away")
+
+
 def test_an_error_in_a_component_is_a_broken_law_with_its_case(registry: Registry) -> None:
     class Raising(Good):
         def scores(self, query: Tensor, key: Tensor) -> Tensor:
