@@ -263,7 +263,8 @@ def complaint(error: Exception, registry: Registry) -> str:
                 registry.get(group, name)
             except UsageError as better:
                 return str(better)
-        return f"{group}={name}: no such {group}; {nearest(name, error.options or ())}"
+        top = f"no config '{name}' is there; without --config-name and --config-path attnbench's own is taken"
+        return f"{group}={name}: no such {group}; {nearest(name, error.options or ())}" if group else top
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         return explain(cause)

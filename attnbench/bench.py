@@ -147,9 +147,9 @@ def run(registry: Registry, words: Sequence[str], say: Callable[[str], None] = p
         raise UsageError("bench: nothing was measured; see above what was left out, and why")
     first = rows[0]["name"]
     for row in rows:
-        against = next((r for r in rows if (r["length"], r["name"]) == (row["length"], first)), row)
+        against = next((r for r in rows if (r["length"], r["name"]) == (row["length"], first)), None)
         for mode in MODES:
-            row[mode]["ratio"] = row[mode]["seconds"] / against[mode]["seconds"]
+            row[mode]["ratio"] = row[mode]["seconds"] / against[mode]["seconds"] if against else None
     result = {
         "config": {**asdict(config), "dtype": config.dtype.value, "options": options},
         "torch": torch.__version__,

@@ -170,13 +170,16 @@ class Registry:
         """Find a component.
 
         Raises:
-            UsageError: there is none of that name, or two plugins claim it.
+            UsageError: there is none of that name, or the plugin of that name failed, or two plugins claim it.
         """
         key = (kind, name)
         if key in self.taken:
             first, second = self.taken[key]
             raise UsageError(f"{kind}={name}: both {first} and {second} register it; rename one of them")
         if key not in self.components:
+            for failure in self.failures:
+                if failure.name == name:
+                    raise UsageError(f"{kind}={name}: {failure}")
             raise UsageError(f"{kind}={name}: no such {kind}; {nearest(name, (c.name for c in self.of(kind)))}")
         return self.components[key]
 
@@ -356,11 +359,14 @@ def _sources(files: tuple[Path, ...]) -> Iterator[Source]:
     for part in plugins.missing_folders():
         missing = f"there is no such folder: make it, or take it out of ATTNBENCH_PLUGINS={part}"
         yield Source(part.name, str(part), False, partial(_refuse, missing))
-    for entry in sorted(entry_points(group="attnbench"), key=lambda entry: entry.name):
+    entries = sorted(entry_points(group="attnbench"), key=lambda entry: entry.name)
+    for entry in entries:
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
         yield Source(entry.name, f"{entry.value} ({package})", False, partial(_load_entry, entry))
+    imported = (sys.modules.get(entry.module) for entry in entries)  # they have been loaded by now
+    known = [*seen.values(), *(Path(found.__file__) for found in imported if found and found.__file__)]
     for path in files:
-        if path.resolve() not in {p.resolve() for p in seen.values()}:
+        if path.resolve() not in {p.resolve() for p in known}:
             yield Source(path.stem, str(path), False, partial(_import_file, path), path)
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         Interrupted: Ctrl-C, or a signal to stop.
     """
     started = time.perf_counter()
-    handler = logging.FileHandler(folder / "run.log" if leads() else os.devnull)
+    handler = logging.FileHandler(folder / "run.log" if leads() else os.devnull, delay=True)  # it may be another's
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -161,13 +161,14 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
             if not resume:
                 claim(folder)
             write_text(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+            (folder / "run.log").touch()
         begun = True
         write_result(folder, result)
 
     try:
-        check_numbers(config)
         if not resume:
             begin()
+        check_numbers(config)
         _fit_and_test(config, folder, registry, result, begin if resume else None)
         result["seconds"] = round(time.perf_counter() - started, 3)
         result["finished"] = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -179,9 +180,9 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)
         result["status"] = "interrupted" if stopped else "failed"
         result["error"] = f"{type(error).__name__}: {error}"
-        log.error("%s", "".join(traceback.format_exception(error)))
-        with contextlib.suppress(OSError):  # what made the run fail may be that nothing can be written here
-            if begun:
+        if begun:
+            log.error("%s", "".join(traceback.format_exception(error)))
+            with contextlib.suppress(OSError):  # what made the run fail may be that nothing can be written here
                 write_result(folder, result)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(str(folder)) from error
@@ -301,9 +302,8 @@ def _fit_and_test(
     loaders = loader(task, "train", batches), loader(task, "val", every(task, "val", settings))
     with shared(folder, settings):
         try:
-            trainer.fit(experiment, *loaders, ckpt_path=last, weights_only=True)
-        except SystemExit as error:  # how Lightning ends on Ctrl-C and on a signal
-            raise Interrupted(str(folder)) from error
+            with heeding_signals():
+                trainer.fit(experiment, *loaders, ckpt_path=last, weights_only=True)
         except Diverged as error:
             good = checkpoints.last if checkpoints.last.exists() else "none yet"
             raise UsageError(
@@ -349,6 +349,15 @@ def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: li
         raise UsageError(f"trainer: {first_line(error)}") from error
 
 
+@contextlib.contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning, on Ctrl-C or a signal to stop, would leave the process."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt("told to stop") from error
+
+
 def test(
     trainer: pl.Trainer, experiment: Experiment, task: Task, settings: TrainerConfig, checkpoint: Path
 ) -> dict[str, float]:
@@ -356,9 +365,11 @@ def test(
 
     Raises:
         UsageError: the checkpoint cannot be read, or its weights are another model's.
+        KeyboardInterrupt: Ctrl-C, or a signal to stop.
     """
     _take_weights(experiment, checkpoint)
-    trainer.test(experiment, loader(task, "test", every(task, "test", settings)), verbose=False)
+    with heeding_signals():
+        trainer.test(experiment, loader(task, "test", every(task, "test", settings)), verbose=False)
     return {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
 
 
@@ -433,9 +444,11 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
         if key == "optimizer.name" or key.split(".")[0] in ("attention", "scoring", "seed"):
             raise UsageError(f"{override}: a run that goes on keeps its {key}; start a new run for another")
     config = load(folder, registry, overrides)
-    before: dict[str, Any] = {}
+    before: Any = None
     with contextlib.suppress(OSError, ValueError):  # it is written anew
         before = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if not isinstance(before, dict):
+        before = {}
     if before.get("status") == "completed" and not overrides:
         print(f"{folder}: already completed; nothing to resume", file=sys.stderr)
         return

@@ -120,7 +120,7 @@ class RunConfig:
 LEAST: Mapping[str, int] = {
     "seed": 0,
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "optimizer.warmup", "optimizer.decay"), 0),
-    **dict.fromkeys(("trainer.eval_train", "trainer.images", "trainer.gradient_clip"), 0),
+    **dict.fromkeys(("trainer.eval_train", "trainer.images"), 0),
     **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps", "trainer.batch_size", "trainer.eval_batch_size"), 1),
     **dict.fromkeys(("trainer.eval_batches", "trainer.val_every", "trainer.threads", "trainer.devices"), 1),
     "trainer.log_every": 1,
@@ -137,6 +137,9 @@ def check_numbers(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and not value >= least:
             raise UsageError(f"{key}={value}: it is at least {least}")
+    norm = OmegaConf.select(config, "trainer.gradient_clip")
+    if norm is not None and not norm > 0:
+        raise UsageError(f"trainer.gradient_clip={norm}: it is above 0; null turns clipping off")
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
@@ -281,11 +284,8 @@ def type_name(hint: Any) -> str:
 def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
     """Translate what OmegaConf does not know: Literal of words -> Enum, tuple[X, ...] -> list[X]."""
     where = f"{cls.__name__}'s option '{option.name}'"
-    kind, default, optional = option.type, option.default, False
-    if get_origin(kind) in (Union, types.UnionType):
-        arms = [arm for arm in get_args(kind) if arm is not type(None)]
-        if len(arms) == 1:
-            kind, optional = arms[0], True
+    kind, default = _without_none(option.type), option.default
+    optional = kind is not option.type
     inner = get_args(kind)
     if get_origin(kind) is Literal:
         if not all(isinstance(word, str) and word.isidentifier() for word in inner):
@@ -299,6 +299,12 @@ def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
             raise UnfitError(f"{where} is a tuple of fixed length: write `tuple[int, ...]`, or one option each")
         kind = types.GenericAlias(list, inner[:1])
     return (kind | None if optional else kind), default
+
+
+def _without_none(hint: Any) -> Any:
+    """Give X of `X | None`, and any other type as it is."""
+    arms = [arm for arm in get_args(hint) if arm is not type(None)]
+    return arms[0] if get_origin(hint) in (Union, types.UnionType) and len(arms) == 1 else hint
 
 
 @cache
@@ -329,8 +335,8 @@ def arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, An
     given = {}
     for option in options(cls):
         value = plain[option.name]
-        literal = isinstance(value, Enum) and not isinstance(option.default, Enum)
-        given[option.name] = value.name if literal else tuple(value) if isinstance(value, list) else value
+        word = isinstance(value, Enum) and get_origin(_without_none(option.type)) is Literal
+        given[option.name] = value.name if word else tuple(value) if isinstance(value, list) else value
     return given
 
 
@@ -339,7 +345,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     listed = ", ".join(names) if names else "none"
-    return (f"did you mean '{close[0]}'? " if close else "") + f"(there are: {listed})"
+    return f"did you mean '{close[0]}'? (there are: {listed})" if close else f"there are: {listed}"
 
 
 def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
@@ -353,7 +359,7 @@ def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
     group, _, option = key.rpartition(".")
     if not isinstance(error, ConfigAttributeError | ConfigKeyError):
         return f"{key}: {first_line(error)}"
-    known = [str(name) for name in error.parent_node or () if name != "name"]
+    known = [str(name) for name in error.parent_node or () if group not in KINDS or name != "name"]
     owner = f"{group} '{error.object_type.__name__}'" if group in KINDS and error.object_type else group or "the run"
     return f"{key}: {owner} has no option '{option}'; {nearest(option, known)}"
 

@@ -13,14 +13,20 @@ TELLING = {"pos": ("wonderful", "superb"), "neg": ("awful", "dreadful")}
 
 
 def members() -> Iterator[tuple[str, str]]:
-    """Give (name, content) of each file: reviews of ten films in each split and label, and the films' addresses."""
-    rng = random.Random(0)
+    """Give (name, content) of each file: reviews of ten films in each split and label, and the films' addresses.
+
+    One review stands in both splits, as some of the data set do.
+    """
+    rng, first = random.Random(0), ""
     for split in ("train", "test"):
         for label, telling in TELLING.items():
             for number in range(PER_LABEL):
                 words = rng.choices(WORDS, k=rng.randrange(5, 40))
                 words.insert(rng.randrange(len(words)), rng.choice(telling))
-                yield f"aclImdb/{split}/{label}/{number}_{9 if label == 'pos' else 2}.txt", " ".join(words) + ".<br />"
+                text = " ".join(words) + ".<br />"
+                if (label, number) == ("pos", 0):
+                    text = first = first or text
+                yield f"aclImdb/{split}/{label}/{number}_{9 if label == 'pos' else 2}.txt", text
             films = "".join(f"http://www.imdb.com/title/{split}{n // 4}/usercomments\n" for n in range(PER_LABEL))
             yield f"aclImdb/{split}/urls_{label}.txt", films
     yield "aclImdb/README", "Made up."

@@ -156,6 +156,23 @@ def test_what_runs_out_of_memory_is_left_out_and_the_rest_is_measured(cli, tmp_p
     assert [row["name"] for row in result["rows"]] == ["torch_sdpa", "torch_sdpa"]
 
 
+def test_where_the_reference_was_left_out_there_is_no_ratio(cli, tmp_path, monkeypatch):
+    def forward(module, x):
+        if not isinstance(module, Ours) and x.shape[1] == 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return x
+
+    monkeypatch.setattr("attnbench.bench.forward", lambda module, x: lambda: forward(module, x))
+    said = cli("bench", *TINY, "attention=soft", "scoring=dot", "reference=torch_sdpa")
+    assert said.code == 0, said.err
+    rows = json.loads((tmp_path / "bench" / "bench.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["torch_sdpa", "soft-dot", "soft-dot"]
+    assert rows[0]["forward"]["ratio"] == 1
+    assert rows[2]["forward"]["ratio"] is None
+    printed = [line.split() for line in said.out.splitlines()]
+    assert [words[-2] for words in printed if words[:2] == ["8", "soft-dot"]] == ["-", "-"]
+
+
 def test_a_benchmark_that_measured_nothing_says_so(cli):
     said = cli("bench", *TINY, "attention=", "reference=")
     assert said.code == 2

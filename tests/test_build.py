@@ -68,6 +68,14 @@ def test_what_cannot_be_built_is_the_command_lines_error(arguments, options, lin
     assert "\n" not in str(raised.value)
 
 
+def test_a_plugin_that_failed_is_named_with_its_reason(tmp_path, monkeypatch):
+    (tmp_path / "spoilt.py").write_text("import attnbench\n1 / 0\n")
+    monkeypatch.setenv("ATTNBENCH_PLUGINS", str(tmp_path))
+    monkeypatch.setattr("attnbench.plugins.__path__", [*attnbench.plugins.__path__, str(tmp_path)])
+    with pytest.raises(attnbench.UsageError, match=r"scoring=spoilt: plugin 'spoilt' is not loaded, .*ZeroDivision"):
+        attnbench.build("scoring", "spoilt", query_dim=3, key_dim=3)
+
+
 def test_neither_lightning_nor_hydra_is_imported():
     program = (
         "import sys, attnbench;"

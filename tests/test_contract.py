@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attnbench import Attention, AttentionMap, Task, hide_masked, masked_softmax
-from attnbench.contract import LAWS, check, laws_for
+from attnbench.contract import LAWS, check, laws_for, written_in
 from attnbench.contract.trial import Form, Weigh
 from attnbench.registry import Component, Registry
+from attnbench.schema import UsageError
 
 
 class Good(Attention):
@@ -309,6 +310,15 @@ def test_a_declared_excuse_is_shown_with_its_reason(registry: Registry) -> None:
     assert (finding.status, finding.detail) == ("excused", "order is the point")
 
 
+class Needless(Good):
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "order is the point"}
+
+
+def test_an_excuse_that_is_not_needed_is_broken(registry: Registry) -> None:
+    finding = found(Needless, registry, "permutation")
+    assert (finding.status, finding.detail) == ("broken", "excused, yet it holds: take the excuse away")
+
+
 def test_an_error_in_a_component_is_a_broken_law_with_its_case(registry: Registry) -> None:
     class Raising(Good):
         def scores(self, query: Tensor, key: Tensor) -> Tensor:
@@ -566,3 +576,29 @@ def test_check_says_why_a_file_does_not_load(cli: Callable[..., Any], tmp_path: 
     said = cli("check", "mine.py")
     assert said.code == 2
     assert "nothing_of_this_name" in said.err
+
+
+def test_check_says_why_a_file_brought_nothing(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.py").write_text(MINE)
+    said = cli("check", "mine.py", "other.py")
+    assert (said.code, said.err) == (
+        2,
+        "attnbench: attention=half: both mine.py and other.py register it; rename one of them\n",
+    )
+    monkeypatch.setenv("ATTNBENCH_DISABLE", "mine")
+    said = cli("check", "mine.py")
+    assert (said.code, said.err) == (2, "attnbench: mine.py: ATTNBENCH_DISABLE keeps plugin 'mine' out\n")
+
+
+def test_check_takes_a_file_that_registers_a_class_from_elsewhere(registry: Registry, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from attnbench import hookimpl\nfrom attnbench.plugins.attention.uniform import Uniform\n\n\n"
+        "@hookimpl\ndef register_attention(register):\n    register('mean', Uniform)\n"
+    )
+    assert [component.name for component in written_in(Registry.load(file), file)] == ["mean"]
+    with pytest.raises(UsageError, match="it brings no component"):
+        written_in(registry, file)

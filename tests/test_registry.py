@@ -181,7 +181,7 @@ BROKEN = {
     ),
     "needs_private": (
         "import attnbench.additive\n" + scoring("mine"),
-        "import from attnbench what is public there; (there are: Attention,",
+        "import from attnbench what is public there; there are: Attention,",
     ),
     "not-a-module.name": ("import attnbench\n", "'not-a-module.name.py' is no module name: rename the file, such as"),
     "bad_recipe": (
@@ -369,3 +369,10 @@ def test_a_run_with_a_plugin_that_works_goes_on_beside_one_that_does_not(tmp_pat
         "(broken.py:2): mend it, or set ATTNBENCH_DISABLE=broken"
     ]
     assert json.loads((tmp_path / "ran" / "result.json").read_text())["scoring"] == "mine"
+
+
+def test_the_file_of_an_installed_plugin_is_checked_as_that_plugin(tmp_path: Path) -> None:
+    install(tmp_path, "good", "good = good_module", {"good_module": scoring("packaged")})
+    done = call(tmp_path, "check", "good_module.py", PYTHONPATH=str(tmp_path))
+    assert "is not loaded" not in done.stderr
+    assert "scoring=packaged" in done.stdout

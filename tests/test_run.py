@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HEEDING, SMALL
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -175,6 +176,27 @@ def test_a_run_stopped_by_ctrl_c_resumes_to_the_result_it_would_have_had(cli, tm
     assert steps[0] == steps[1]
 
 
+@pytest.mark.parametrize("how", ["Ctrl-C", "a signal to stop"])
+def test_a_run_stopped_while_it_is_tested_can_go_on(cli, tmp_path, monkeypatch, how):
+    stopping = KeyboardInterrupt if how == "Ctrl-C" else SIGTERMException
+
+    def test_step(experiment, batch, index):
+        raise stopping
+
+    monkeypatch.setattr("attnbench.experiment.Experiment.test_step", test_step)
+    said = cli(*SMALL, "trainer.images=0", "hydra.run.dir=cut")
+    assert said.code == 130
+    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said.err
+    assert result_of(tmp_path / "cut")["status"] == "interrupted"
+    assert result_of(tmp_path / "cut")["steps"] == 6
+    said = cli("evaluate", "cut")
+    assert (said.code, said.err) == (130, "attnbench: interrupted\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli("resume=cut").code == 0
+    assert result_of(tmp_path / "cut")["status"] == "completed"
+
+
 def test_a_completed_run_is_not_run_again(cli, folder):
     before = (folder / "result.json").read_text()
     said = cli("resume=ran")
@@ -211,8 +233,9 @@ def test_a_damaged_checkpoint_leaves_the_run_as_it_was(cli, folder):
     assert (folder / "result.json").read_text() == before
 
 
-def test_a_damaged_result_is_written_anew(cli, folder):
-    (folder / "result.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_result_is_written_anew(cli, folder, text):
+    (folder / "result.json").write_text(text)
     assert cli("resume=ran").code == 0
     assert result_of(folder)["status"] == "completed"
 
@@ -231,11 +254,11 @@ def test_a_run_goes_on_at_another_rate_and_with_the_examples_that_come_next(cli,
 
 
 def test_a_folder_holds_one_run(cli, folder):
-    before = (folder / "result.json").read_text()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     said = cli(*SMALL, "hydra.run.dir=ran")
     assert said.code == 2
     assert "ran: holds a run already; resume=" in said.err
-    assert (folder / "result.json").read_text() == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_drawing_takes_no_training_time_and_changes_no_result(cli, tmp_path):

@@ -22,9 +22,11 @@ class Good:
         on: bool = True,
         kind: Literal["soft", "hard"] = "soft",
         colour: Colour = Colour.red,
+        other: Colour | None = None,
+        mood: Literal["up", "down"] | None = None,
         sizes: tuple[int, ...] = (1, 2),
     ) -> None:
-        self.given = (width, rate, on, kind, colour, sizes)
+        self.given = (width, rate, on, kind, colour, other, mood, sizes)
 
 
 def filled(**values):
@@ -33,19 +35,23 @@ def filled(**values):
 
 def test_options_are_the_keyword_only_arguments():
     assert [str(option) for option in options(Good)] == [
-        "width=null", "rate=0.5", "on=true", "kind=soft", "colour=red", "sizes=[1,2]",
+        "width=null", "rate=0.5", "on=true", "kind=soft", "colour=red", "other=null", "mood=null", "sizes=[1,2]",
     ]  # fmt: skip
 
 
 def test_a_default_survives_the_round_trip():
     assert filled() == {
-        "width": None, "rate": 0.5, "on": True, "kind": "soft", "colour": Colour.red, "sizes": (1, 2),
+        "width": None, "rate": 0.5, "on": True, "kind": "soft", "colour": Colour.red, "other": None, "mood": None,
+        "sizes": (1, 2),
     }  # fmt: skip
 
 
 def test_words_as_typed_become_the_constructors_types():
-    taken = filled(width="8", rate="1", on="false", kind="hard", colour="blue", sizes=[3])
-    assert taken == {"width": 8, "rate": 1.0, "on": False, "kind": "hard", "colour": Colour.blue, "sizes": (3,)}
+    words = {"width": "8", "rate": "1", "on": "false", "kind": "hard", "colour": "blue", "other": "red", "mood": "up"}
+    assert filled(**words, sizes=[3]) == {
+        "width": 8, "rate": 1.0, "on": False, "kind": "hard", "colour": Colour.blue, "other": Colour.red, "mood": "up",
+        "sizes": (3,),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -93,4 +99,4 @@ def test_a_constructor_that_cannot_be_configured_is_refused(constructor, line):
 
 def test_the_nearest_name_is_offered_only_when_it_is_near():
     assert nearest("multihed", ["soft", "multihead"]) == "did you mean 'multihead'? (there are: multihead, soft)"
-    assert nearest("xyz", ["soft"]) == "(there are: soft)"
+    assert nearest("xyz", ["soft"]) == "there are: soft"

@@ -4,8 +4,9 @@
     for finding in check(registry.get("attention", "mine"), registry): ...
 
 A law is a function of a `Subject` whose docstring says what holds; it raises `Broken` with the smallest failing case.
-A component is excused from a law by its class: `excused = {"permutation": "order is the point"}`. Scoring functions
-obey the laws of attention too, in a plain softmax and weighted sum.
+A component is excused from a law by its class: `excused = {"permutation": "order is the point"}`; where the law holds
+all the same, the excuse is what is broken. Scoring functions obey the laws of attention too, in a plain softmax and
+weighted sum.
 """
 
 from __future__ import annotations
@@ -65,12 +66,25 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
     """Find the components that a file brought.
 
     Raises:
-        UsageError: it brought none, and why.
+        UsageError: one of its components, or all of them, are not registered, and why.
     """
+
+    def same(path: str | Path) -> bool:
+        return Path(path).resolve() == file.resolve()
+
     for failure in registry.failures:
-        if Path(failure.origin).resolve() == file.resolve():
+        if same(failure.origin):
             raise UsageError(str(failure))
-    return [c for c in registry.components.values() if Path(inspect.getfile(c.cls)).resolve() == file.resolve()]
+    for key, origins in registry.taken.items():
+        if any(map(same, origins)):
+            registry.get(*key)
+    for source in registry.disabled:
+        if source.file is not None and same(source.file):
+            raise UsageError(f"{file}: ATTNBENCH_DISABLE keeps plugin '{source.name}' out")
+    found = [c for c in registry.components.values() if same(c.origin) or same(inspect.getfile(c.cls))]
+    if not found:
+        raise UsageError(f"{file}: it brings no component; `list` says which there are, from where, and what failed")
+    return found
 
 
 def check(
@@ -112,8 +126,16 @@ def check_all(components: Iterable[Component], registry: Registry, device: str =
 
 
 def _try(name: str, law: Law, subject: Subject) -> Finding:
-    if name in subject.component.cls.excused:
-        return Finding(name, "excused", subject.component.cls.excused[name])
+    finding = _find(name, law, subject)
+    reason = subject.component.cls.excused.get(name)
+    if reason is None:
+        return finding
+    if finding.status == "passed":
+        return Finding(name, "broken", "excused, yet it holds: take the excuse away")
+    return Finding(name, "excused", reason)
+
+
+def _find(name: str, law: Law, subject: Subject) -> Finding:
     devices = list(range(torch.cuda.device_count())) if subject.device != "cpu" else []
     with torch.random.fork_rng(devices):
         try:

@@ -140,7 +140,8 @@ def padding(subject: Subject) -> None:
 
 def permutation(subject: Subject) -> None:
     """Permuting keys and values permutes the weights and leaves the context."""
-    for case, need in itertools.product(cases(("none", "padding", "random")), subject.paths()):
+    sizes = (*SIZES, (1, 1, 64))  # the last for what looks alike at all places near
+    for case, need in itertools.product(cases(("none", "padding", "random"), sizes), subject.paths()):
         module, given = subject.make(), subject.inputs(case)
         order = torch.arange(case.K, device=subject.device).roll(1)
         shuffled = Inputs(given.query, given.key[:, order], given.value[:, order], given.allowed()[..., order])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -24,6 +25,9 @@ LOWER = (
     "bytes",
     "parameters",
     "entropy",
+    "skipped",
+    "steps",
+    "epochs",
 )  # words of what is better low
 
 
@@ -35,7 +39,7 @@ class Row:
         label: says what differs from the other groups.
         values: the metric of each seed; of several runs with one seed, their mean.
         costs: the means of `COSTS`; None where no run tells it.
-        target: the highest of `TARGETS`, or the one asked for, that validation reached in `reached` of the runs,
+        target: the table's, of the validation metric: reached in `reached` of the runs,
             after `target_seconds` of training, a mean over those.
         difference: to the reference, and its p corrected for the number of comparisons; None in the reference's row.
     """
@@ -92,6 +96,7 @@ class Table:
     rows: list[Row]
     reference: str
     notes: list[str]
+    comparisons: str = ""  # what p is corrected for
 
 
 def tabulate(
@@ -109,7 +114,8 @@ def tabulate(
         by: keys of the flattened config whose values make a group; without, runs that differ in their seed only.
         metric: a metric, or a number of result.json such as `train_seconds`; without, each task's primary one.
         baseline: the group that the others are compared with; without, the best.
-        target: of the validation metric, for the time to it; without, the highest of `TARGETS` that all seeds reached.
+        target: of the validation metric, for the time to it; without, the highest of `TARGETS` that all runs of a
+            table reached.
 
     Returns:
         A table for each task, and the runs that are in none, each with the reason.
@@ -170,9 +176,8 @@ def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: f
         means = {seed: fmean(found) for seed, found in sorted(values.items())}
         label = _label(members[0], varying, named=bool(by))
         taken = sum(row.label == label or row.label.startswith(f"{label} #") for row in rows)
-        row = Row(label + (f" #{taken + 1}" if taken else ""), members, means, _costs(members))
-        _time_to_target(row, metric, mode, target)
-        rows.append(row)
+        rows.append(Row(label + (f" #{taken + 1}" if taken else ""), members, means, _costs(members)))
+    _time_to_target(rows, metric, mode, target)
     rows.sort(key=lambda row: ((-row.mean if mode == "max" else row.mean), row.label))
     return Table(task, metric, mode, rows, rows[0].label, _notes(rows))
 
@@ -210,22 +215,19 @@ def _costs(runs: Sequence[Run]) -> dict[str, float | None]:
     return {cost: fmean(values) if values else None for cost, values in found.items()}
 
 
-def _time_to_target(row: Row, metric: str, mode: str, target: float | None) -> None:
+def _time_to_target(rows: Sequence[Row], metric: str, mode: str, target: float | None) -> None:
     tag = metric.replace("test/", "val/", 1)
-    curves = [curve(run, tag) for run in row.runs]
-    if not all(curves):
-        return
-    best = [max(v for _, _, v in points) if mode == "max" else min(v for _, _, v in points) for points in curves]
+    drawn = [(row, curves) for row in rows if all(curves := [curve(run, tag) for run in row.runs])]
+    best = [max(v for _, _, v in points) for _, curves in drawn for points in curves]
+    if target is None and mode == "max" and best and max(best) <= 1.0:
+        target = max((step for step in TARGETS if step <= min(best)), default=None)
     if target is None:
-        share = mode == "max" and max(best) <= 1.0
-        ladder = TARGETS if share else ()
-        target = max((step for step in ladder if step <= min(best)), default=None)
-        if target is None:
-            return
-    times = []
-    for points in curves:
-        times += [s for _, s, v in points if (v >= target if mode == "max" else v <= target)][:1]
-    row.target, row.reached, row.target_seconds = target, len(times), fmean(times) if times else None
+        return
+    for row, curves in drawn:
+        times = []
+        for points in curves:
+            times += [s for _, s, v in points if (v >= target if mode == "max" else v <= target)][:1]
+        row.target, row.reached, row.target_seconds = target, len(times), fmean(times) if times else None
 
 
 def curve(run: Run, tag: str) -> list[tuple[float, float, float]]:
@@ -276,7 +278,12 @@ def _refer(tables: Sequence[Table], baseline: str | None) -> None:
         for row in others:
             row.difference = statistics.compare(row.values, base.values)
         tested = [row for row in others if row.difference is not None and row.difference.p is not None]
-        corrected = statistics.holm([row.difference.p for row in tested])  # type: ignore[union-attr, misc]
+        count, chosen = len(tested), ""
+        if reference is None:  # any two groups might have come to be compared
+            count = sum(len(a.values.keys() & b.values.keys()) > 1 for a, b in combinations(table.rows, 2))
+            chosen = ", each group with each, since the best is chosen on the same data"
+        table.comparisons = f"{count} comparison{'' if count == 1 else 's'}{chosen}"
+        corrected = statistics.holm([row.difference.p for row in tested], count)  # type: ignore[union-attr, misc]
         for row, p in zip(tested, corrected, strict=True):
             row.p = p
         for row in others:

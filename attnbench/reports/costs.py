@@ -46,11 +46,11 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def _cells(cost: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    memory = cost["memory_bytes"]
+    memory, ratio = cost["memory_bytes"], cost["ratio"]
     return (
         _milliseconds(cost["seconds"]),
         f"{_milliseconds(cost['q1'])} to {_milliseconds(cost['q3'])}",
-        f"{cost['ratio']:.2f}",
+        "-" if ratio is None else f"{ratio:.2f}",
         "-" if memory is None else f"{memory / 1e6:.1f}",
     )
 

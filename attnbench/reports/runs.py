@@ -14,7 +14,8 @@ from typing import IO, Any
 
 import yaml  # type: ignore[import-untyped]
 
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it is, is ten times as fast
+#: libyaml's loader, where it is, is ten times as fast.
+READ_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 #: The part of a config that changes what a run shows and not what it finds.
 SHOWN = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
 
@@ -100,7 +101,7 @@ def find(folders: Iterable[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for top in folders:
         for name, below, files in os.walk(top):
-            if "result.json" not in files and "config.yaml" not in files:
+            if not _holds_a_run(Path(name), files):
                 below[:] = sorted(entry for entry in below if not entry.startswith("."))
                 continue
             below.clear()
@@ -108,6 +109,15 @@ def find(folders: Iterable[Path]) -> Iterator[Path]:
             if (real := folder.resolve()) not in seen:
                 seen.add(real)
                 yield folder
+
+
+def _holds_a_run(folder: Path, files: Iterable[str]) -> bool:
+    if "result.json" in files or "config.yaml" not in files:
+        return "result.json" in files
+    try:  # any project may have a config.yaml
+        return {"seed", "task", "attention"} <= _load(folder / "config.yaml", READ_YAML).keys()
+    except Unusable:
+        return False
 
 
 class Unusable(Exception):  # noqa: N818 (it is a finding)
@@ -125,7 +135,7 @@ def read(folder: Path) -> Run:
     if status != "completed":
         error = result.get("error")
         raise Unusable(f"unfinished: {status}" + (f": {error}" if error else ""))
-    config = flat(_load(folder / "config.yaml", partial(yaml.load, Loader=SAFE_LOADER)))
+    config = flat(_load(folder / "config.yaml", READ_YAML))
     if not isinstance(config.get("seed"), int) or not {"task", "attention"} <= config.keys():
         raise Unusable("damaged: config.yaml is not the config of a run")
     if not isinstance(result.get("metrics"), dict) or not isinstance(result.get("primary"), str):

@@ -79,10 +79,15 @@ def compare(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
     return Difference(mean, float(ttest_1samp(differences, 0.0).pvalue), n)
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p-values for how many there are (Holm 1979): the i-th smallest of m times m - i, none below the last."""
+def holm(ps: Sequence[float], comparisons: int) -> list[float]:
+    """Correct p-values (Holm 1979): the i-th smallest (from 0) times `comparisons` - i, none below the last.
+
+    Args:
+        ps: of the comparisons that are shown.
+        comparisons: m, how many could have been: as many as `ps`, or more where these were chosen by the data.
+    """
     corrected, highest = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
+        highest = max(highest, min(1.0, (comparisons - rank) * ps[place]))
         corrected[place] = highest
     return corrected

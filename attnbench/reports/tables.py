@@ -80,10 +80,9 @@ COLUMNS = (
 
 def method(table: Table) -> str:
     """Say how the numbers came about."""
-    comparisons = sum(row.p is not None for row in table.rows)
     return (
         f"n: seeds; sd over them; 95% percentile bootstrap interval of the mean; difference to {table.reference}, "
-        f"paired t-test on common seeds, Holm-corrected for {comparisons} comparison{'' if comparisons == 1 else 's'}; "
+        f"paired t-test on common seeds, Holm-corrected for {table.comparisons}; "
         "seconds: of training; reached: the validation metric, and the training seconds until then."
     )
 

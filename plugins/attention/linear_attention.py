@@ -44,18 +44,20 @@ class LinearAttention(Attention):
         """Attend, in linear time when no weights are needed and one mask serves all queries."""
         check_mask(mask, query.shape[-2], key.shape[-2])
         key, value = hide_masked(mask, key, value)
-        q, k = positive(query), positive(key)
-        if not need_weights and (mask is None or mask.shape[1] == 1):
+        dtype, wide = value.dtype, torch.promote_types(value.dtype, torch.float32)
+        with torch.autocast(value.device.type, enabled=False):  # float16 ends at 65,504, which the sums soon exceed
+            q, k, value = positive(query.to(wide)), positive(key.to(wide)), value.to(wide)
+            if not need_weights and (mask is None or mask.shape[1] == 1):
+                if mask is not None:
+                    k = k.masked_fill(~mask.mT, 0.0)
+                total = q @ k.sum(dim=1).unsqueeze(-1)
+                return (q @ (k.mT @ value) / total.masked_fill(total == 0, 1.0)).to(dtype), None
+            products = q @ k.mT
             if mask is not None:
-                k = k.masked_fill(~mask.mT, 0.0)
-            total = q @ k.sum(dim=1).unsqueeze(-1)
-            return q @ (k.mT @ value) / total.masked_fill(total == 0, 1.0), None
-        products = q @ k.mT
-        if mask is not None:
-            products = products.masked_fill(~mask, 0.0)
-        total = products.sum(dim=-1, keepdim=True)
-        weights = products / total.masked_fill(total == 0, 1.0)
-        return weights @ value, weights.unsqueeze(1) if need_weights else None
+                products = products.masked_fill(~mask, 0.0)
+            total = products.sum(dim=-1, keepdim=True)
+            weights = products / total.masked_fill(total == 0, 1.0)
+            return (weights @ value).to(dtype), weights.to(dtype).unsqueeze(1) if need_weights else None
 
 
 def positive(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:

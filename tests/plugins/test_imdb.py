@@ -251,7 +251,7 @@ def test_duplicates_are_counted_across_and_within():
 
 def test_the_run_tells_of_duplicates(cli, tmp_path):
     assert cli("task=imdb", *LITTLE, "trainer.images=0", "hydra.run.dir=ran").code == 0
-    assert "texts that stand in both official splits: 0" in (tmp_path / "ran" / "run.log").read_text()
+    assert "texts that stand in both official splits: 1" in (tmp_path / "ran" / "run.log").read_text()
 
 
 # The cache

@@ -70,8 +70,21 @@ def test_the_others_are_compared_with_the_best_by_a_corrected_paired_test(tmp_pa
     assert table.reference == best.label == "soft-additive"
     assert (best.verdict, near.verdict, bad.verdict) == ("reference", "cannot be distinguished", "worse")
     smallest = stats.ttest_rel(samples["bad"], samples["soft"]).pvalue
-    assert bad.p == pytest.approx(2 * smallest)
+    assert bad.p == pytest.approx(3 * smallest)
     assert bad.difference.mean == pytest.approx((-0.70 - 0.68 - 0.70) / 3)
+
+
+def test_only_a_named_baseline_spares_the_correction_for_every_pair(tmp_path, make_run, cli):
+    for place, name in enumerate(("soft", "bad", "worse", "worst")):
+        for seed in range(3):
+            make_run(name, seed, 0.9 - place / 5 + seed**2 / 100 * (place + 1))
+    chosen, named = (rows_of(tmp_path, **asked) for asked in ({}, {"baseline": "soft"}))
+    smallest = min(row.difference.p for row in chosen.values() if row.difference)
+
+    assert min(row.p for row in chosen.values() if row.p is not None) == pytest.approx(6 * smallest)
+    assert min(row.p for row in named.values() if row.p is not None) == pytest.approx(3 * smallest)
+    assert "Holm-corrected for 6 comparisons, each group with each, since" in cli("compare", "runs").out
+    assert "Holm-corrected for 3 comparisons;" in cli("compare", "runs", "--baseline", "soft").out
 
 
 def test_a_baseline_is_found_by_its_attention_alone(tmp_path, make_run):
@@ -113,6 +126,14 @@ def test_a_loss_is_better_low_and_a_rate_is_better_high(tmp_path, make_run):
     assert next(iter(rows_of(tmp_path, metric="examples_per_second"))) == "other-additive"
 
 
+@pytest.mark.parametrize("metric", ["steps", "epochs", "skipped_updates"])
+def test_fewer_updates_are_better(tmp_path, make_run, metric):
+    make_run("long", 0, **{metric: 20})
+    make_run("short", 0, **{metric: 10})
+
+    assert list(rows_of(tmp_path, metric=metric)) == ["short-additive", "long-additive"]
+
+
 def test_alignment_can_be_compared(tmp_path, make_run):
     make_run("soft", 0, metrics={"attention/alignment": 0.75})
 
@@ -125,6 +146,14 @@ def test_the_time_to_the_highest_target_that_all_seeds_reached(tmp_path, make_ru
     row = rows_of(tmp_path)["soft-additive"]
 
     assert (row.target, row.target_seconds, row.reached) == (0.95, 10.0, 2)
+
+
+def test_one_target_is_for_all_groups_of_a_table(tmp_path, make_run, points):
+    make_run("soft", 0, 0.9, curve=points(0.81, 0.99))
+    make_run("slow", 0, 0.1, curve=points(0.2, 0.83))
+    rows = rows_of(tmp_path)
+
+    assert [(row.target, row.target_seconds) for row in rows.values()] == [(0.8, 5.0), (0.8, 10.0)]
 
 
 def test_the_time_to_a_target_that_was_asked_for(tmp_path, make_run, points):
@@ -243,6 +272,13 @@ def test_a_name_from_a_folder_can_neither_drive_the_terminal_nor_break_the_table
     assert "\x1b" not in terminal + markdown
     assert "[red]" in terminal
     assert "a\\|b" in markdown
+
+
+def test_a_config_that_is_no_runs_hides_no_run_below_it(tmp_path, make_run):
+    made = make_run("soft", 0)
+    (tmp_path / "runs" / "config.yaml").write_text("title: a project\nseed: 3\n")
+
+    assert [run.folder for run in read_all([tmp_path / "runs"])[0]] == [made]
 
 
 def test_no_folder_and_no_run_are_each_one_line(tmp_path, cli):

@@ -66,9 +66,10 @@ def test_without_two_common_seeds_there_is_nothing_to_test(seeds):
 
 def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
     # sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2 -> 0.06, 0.9 * 1
-    assert holm([0.9, 0.01, 0.03, 0.02]) == pytest.approx([0.9, 0.04, 0.06, 0.06])
-    assert holm([0.6, 0.5]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm([0.9, 0.01, 0.03, 0.02], 4) == pytest.approx([0.9, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.01, 0.03, 0.02], 10) == pytest.approx([1.0, 0.10, 0.24, 0.18])
+    assert holm([0.6, 0.5], 2) == [1.0, 1.0]
+    assert holm([], 0) == []
 
 
 @given(SHARES, SHARES)
