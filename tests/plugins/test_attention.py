@@ -327,6 +327,24 @@ def test_linear_attention_maps_negatives_by_their_exponential() -> None:
     close(weights[0, 0, 0], [p / sum(products) for p in products])
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_linear_attention_sums_over_more_keys_than_float16_can_count(need_weights: bool, autocast: bool) -> None:
+    """64 features and 2,048 keys: the sums are about 2e5, and float16 ends at 65,504."""
+    torch.manual_seed(0)
+    attend = make("linear_attention", (64, 64, 4))
+    query, key, value = torch.randn(1, 3, 64).half(), torch.randn(1, 2_048, 64).half(), torch.randn(1, 2_048, 4).half()
+    wanted, _ = attend(query.double(), key.double(), value.double())
+    if autocast:
+        query, key, value = query.float(), key.float(), value.float()
+    with torch.autocast("cpu", torch.float16, enabled=autocast):
+        context, weights = attend(query, key, value, need_weights=need_weights)
+    assert context.dtype == value.dtype
+    close(context, wanted, atol=1e-3, rtol=0)
+    if need_weights:
+        close(weights.sum(dim=-1), torch.ones(1, 1, 3), atol=2e-2, rtol=0)
+
+
 def test_linear_attention_makes_no_array_of_all_pairs() -> None:
     """At 40,000 x 40,000 such an array takes 6.4 GB; the sums take kilobytes."""
     x = torch.randn(1, 40_000, 2)
