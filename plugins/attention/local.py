@@ -75,8 +75,10 @@ class Local(Attention):
         last = s[-1:].view(1, 1, 1) if mask is None else torch.where(mask, s, 0).amax(dim=-1, keepdim=True)
         scores = self.score(query, key)
         if self.predictive:
-            p = (last + 1) * torch.sigmoid(self.v(torch.tanh(self.W(query))))
-            scores = scores - (s - p).square() / (2 * (self.window / 2) ** 2)
+            aim = self.v(torch.tanh(self.W(query)))
+            wide = torch.promote_types(aim.dtype, torch.float32)  # bfloat16 counts to 256
+            p = (last + 1) * torch.sigmoid(aim.to(wide))
+            scores = scores - ((s - p).square() / (2 * (self.window / 2) ** 2)).to(scores.dtype)
         else:
             p = torch.minimum(torch.arange(Q, device=query.device).view(1, Q, 1), last)
         inside = ((s - p).abs() <= self.window).expand(scores.shape)

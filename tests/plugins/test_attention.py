@@ -273,6 +273,20 @@ def test_local_predictive_learns_where_to_look() -> None:
     close(weights[0, 0, 0, 1:], torch.tensor(exponents(*(-((s - p) ** 2) / 2 for s in range(3) if s >= p - 2)))[-2:])
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_local_predictive_looks_between_two_keys_in_bfloat16_too(autocast: bool) -> None:
+    """Of 1,001 keys p = 500.5, between two: bfloat16 knows only every other place there, and would look at one."""
+    attend = make("local", scoring="dot", window=2)
+    attend.v.weight.data.zero_()
+    query, key = torch.zeros(1, 1, 2), torch.zeros(1, 1_001, 2)
+    if not autocast:
+        attend, query, key = attend.bfloat16(), query.bfloat16(), key.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        _, weights = attend(query, key, key)
+    near, far = exponents(-1 / 8, -1 / 8, -9 / 8, -9 / 8)[::2]
+    close(weights[0, 0, 0, 499:503], [far, near, near, far], atol=4e-3, rtol=0)
+
+
 def test_location_aware_by_hand() -> None:
     """One unit, one filter that brings the weight one key to the left: the look moves on along the keys."""
     attend = make("location_aware", hidden_dim=1, channels=1, kernel_size=3)
