@@ -27,6 +27,8 @@ class MultiHead(Attention):
         embed_dim: E, the width of all heads together and of the context; null takes the query's.
         bias: whether the four projections have one.
         normaliser: softmax, or sparsemax or entmax15, which give most keys no weight at all.
+
+    Raises ValueError when embed_dim is not positive, or num_heads does not divide it.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class MultiHead(Attention):
     ) -> None:
         super().__init__()
         self.out_dim = query_dim if embed_dim is None else embed_dim
+        if self.out_dim < 1:
+            raise ValueError(f"embed_dim is at least 1, not {embed_dim}")
         if num_heads < 1 or self.out_dim % num_heads:
             divisors = [n for n in range(1, self.out_dim + 1) if self.out_dim % n == 0]
             close = min(divisors, key=lambda n: abs(n - num_heads))

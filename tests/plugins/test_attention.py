@@ -420,6 +420,8 @@ def test_uniform_and_last_by_hand() -> None:
     ("name", "given_options", "says"),
     [
         ("multihead", {"scoring": "dot", "num_heads": 3}, "num_heads=3 does not divide the width 8; try num_heads="),
+        ("multihead", {"scoring": "dot", "embed_dim": 0}, "embed_dim is at least 1, not 0"),
+        ("multihead", {"scoring": "dot", "embed_dim": -3}, "embed_dim is at least 1, not -3"),
         ("self", {"dim": 0}, "dim is at least 1"),
         ("structured", {"hops": 0}, "hops"),
         ("hard", {"scoring": "dot", "temperature": 0.0}, "temperature is positive"),
