@@ -160,9 +160,18 @@ def hide_masked(
 ) -> tuple[Float[Tensor, "*B K Dk"], Float[Tensor, "*B K Dv"]]:
     """Zero the keys and values that no query may attend, so that NaN in padding reaches neither the output
     (0 * NaN is NaN) nor, through the backward pass, any parameter's gradient.
+
+    Raises:
+        TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`), or lacks a dimension: it
+            would be spread over examples in one place, and over heads in another.
     """
     if mask is None:
         return key, value
+    if mask.dim() != key.dim():
+        raise ValueError(
+            f"the mask of these keys is [B, 1 or Q, K], not {list(mask.shape)}: "
+            "of [Q, K] pass `mask.expand(B, -1, -1)`, of [B, K] `mask[:, None]`"
+        )
     check_mask(mask, mask.shape[-2], key.shape[-2])
     hidden = ~mask.any(dim=-2).unsqueeze(-1)
     return key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)

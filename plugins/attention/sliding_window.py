@@ -59,6 +59,7 @@ class SlidingWindow(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window; a scoring function that factors runs on a fused kernel."""
         check_mask(mask, query.shape[-2], key.shape[-2])
+        key, value = hide_masked(mask, key, value)
         queries, keys = query.shape[1], key.shape[1]
         window = min(self.window, max(queries, keys))
         size = max(window, SMALLEST)
@@ -77,7 +78,6 @@ class SlidingWindow(Attention):
         elif mask is not None:
             rows = F.pad(mask, (0, 0, 0, count * size - queries)).view(len(mask), count, size, keys)
             allowed = allowed & rows.gather(-1, j.clamp(0, keys - 1).expand(len(mask), -1, size, -1))
-        key_BNWD, value_BNWD = hide_masked(allowed, key_BNWD, value_BNWD)
         if not need_weights and (factors := self.score.factor(query_BNSD, key_BNWD)) is not None:
             context = F.scaled_dot_product_attention(*factors, value_BNWD, attn_mask=allowed, scale=1.0)
             return context.flatten(1, 2)[:, :queries], None

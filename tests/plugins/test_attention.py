@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import attnbench
 from attnbench import NORMALISERS, UsageError, masked_entmax15, masked_sparsemax
 from attnbench.experiment import penalties
+from attnbench.registry import Registry
+from attnbench.schema import takes_score
 
 KEY = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
 VALUE = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [4.0, 0.0]]])
@@ -437,6 +439,17 @@ def test_uniform_and_last_by_hand() -> None:
 def test_bad_options_are_refused_in_one_line(name: str, given_options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         make(name, (8, 8, 8), **given_options)
+
+
+@pytest.mark.usefixtures("plain_signatures")
+@pytest.mark.parametrize("chosen", Registry.load().of("attention"), ids=lambda component: component.name)
+def test_a_mask_without_a_dimension_for_examples_is_refused(chosen: Any) -> None:
+    """[Q, K] spread over heads, and not over queries, would let a causal query look ahead."""
+    attend = make(chosen.name, (4, 4, 4), **({"scoring": "dot"} if takes_score(chosen.cls) else {}))
+    x, Q = torch.randn(4, 4, 4), 1 if attend.recurrent else 4
+    causal = torch.ones(Q, 4, dtype=torch.bool).tril()
+    with pytest.raises(ValueError, match=rf"or Q, K\], not \[{Q}, 4\]: of \[Q, K\] pass `mask\.expand\(B, -1, -1\)`"):
+        attend(x[:, :Q], x, x, causal, need_weights=attend.has_weights)
 
 
 def test_linear_attention_refuses_widths_that_differ() -> None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from attnbench.plugins.task.memory import Memory
 from conftest import HEEDING
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -432,14 +430,6 @@ def test_a_run_cut_off_in_the_middle_comes_to_the_same_end(cli: Any, tmp_path: A
     weights = [torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("whole", "cut")]
     states = [found["state_dict"] for found in weights]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-@pytest.fixture
-def plain_signatures() -> Iterator[None]:
-    """No compiler sees through the checker of shapes."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
