@@ -203,20 +203,19 @@ class NGrams(Problem):
         return bits.float()
 
 
-def best_foresight(bits: Float[Tensor, "B L"]) -> Float[Tensor, "B"]:
-    """Give the bits of loss of the best estimator there is, over the places from the sixth on.
+def best_foresight(bits: Float[Tensor, "B L"], asked: Bool[Tensor, "B L"]) -> Float[Tensor, "B"]:
+    """Give the bits of loss of the best estimator there is, over the places asked for: from the sixth to the last.
 
     P(1 | context) = (N1 + 1/2) / (N0 + N1 + 1), N0 and N1 how often a 0 and a 1 followed it (Murphy 2012; §4.4).
     """
     seen = bits.new_zeros(len(bits), 2**NGrams.CONTEXT, 2)
     context = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
     everyone, loss = torch.arange(len(bits), device=bits.device), bits.new_zeros(len(bits))
-    for place, bit in enumerate(bits.long().unbind(dim=1)):
-        if place >= NGrams.CONTEXT:
-            counts = seen[everyone, context]
-            chance = (counts[everyone, bit] + 0.5) / (counts.sum(dim=1) + 1)
-            loss = loss - chance.log2()
-            seen[everyone, context, bit] += 1
+    for bit, counted in zip(bits.long().unbind(dim=1), asked.to(bits).unbind(dim=1), strict=True):
+        counts = seen[everyone, context]
+        chance = (counts[everyone, bit] + 0.5) / (counts.sum(dim=1) + 1)
+        loss = loss - counted * chance.log2()
+        seen[everyone, context, bit] += counted
         context = (2 * context + bit) % 2**NGrams.CONTEXT
     return loss
 

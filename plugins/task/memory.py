@@ -202,7 +202,8 @@ class Memory(Task):
         for group, size in enumerate(self.problem.beyond, start=1):
             metrics[f"bits_wrong_{size}"].update(wrong[batch.group == group])
         if "best_bits" in metrics:
-            metrics["best_bits"].update(best_foresight(torch.cat([batch.inputs[:, :1], batch.targets], dim=1)[..., 0]))
+            bits = torch.cat([batch.inputs[:, :1], batch.targets], dim=1)[..., 0]
+            metrics["best_bits"].update(best_foresight(bits, F.pad(batch.mask, (1, 0))))
         return loss.sum() / (asked.sum() * loss.shape[-1])
 
     def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:

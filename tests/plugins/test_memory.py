@@ -129,7 +129,8 @@ def test_each_context_has_a_chance_of_its_own_from_the_arcsine_law() -> None:
 def test_the_best_estimator_by_hand() -> None:
     """After 00000 came 0, 0, 1: chances 1/2, 3/4, 1/6; then contexts 00001 and on are new: 1/2 each."""
     bits = torch.tensor([[0.0] * 7 + [1.0, 0.0, 1.0]])
-    assert float(best_foresight(bits)) == pytest.approx(1 - math.log2(3 / 4) + math.log2(6) + 2)
+    asked = torch.arange(10).unsqueeze(0) >= 5
+    assert float(best_foresight(bits, asked)) == pytest.approx(1 - math.log2(3 / 4) + math.log2(6) + 2)
 
 
 @given(SEEDS, st.integers(1, 400), st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
@@ -350,6 +351,17 @@ def test_ngrams_tells_what_the_best_estimator_loses() -> None:
     best = float(metrics["best_bits"].compute())
     assert 195 * (2 - 1 / math.log(2)) < best < 150
     assert float(metrics["bits"].compute()) > 190
+
+
+def test_padding_is_no_bit_to_foretell() -> None:
+    """The shortest sequence and the longest, together and each by itself."""
+    task = Memory(problem="ngrams", low=6, high=60)
+    model, split, together, alone = task.model(attend()), task.data("val"), task.metrics(), task.metrics()
+    ends = [0, len(split) - 1]
+    task.evaluate(model, split[ends], together)
+    for index in ends:
+        task.evaluate(model, split[[index]], alone)
+    assert float(together["best_bits"].compute()) == pytest.approx(float(alone["best_bits"].compute()))
 
 
 class Nay(torch.nn.Module):
