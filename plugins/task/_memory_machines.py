@@ -229,8 +229,8 @@ class TuringMachine(nn.Module):
         compiling: bool | str,
     ) -> None:
         super().__init__()
-        if min(controller_dim, rows, width, read_heads, write_heads, eval_rows or 1) < 1:
-            raise ValueError("controller_dim, rows, width, read_heads and write_heads are at least 1")
+        if min(controller_dim, rows, width, read_heads, write_heads, rows if eval_rows is None else eval_rows) < 1:
+            raise ValueError("controller_dim, rows, width, read_heads, write_heads and eval_rows are at least 1")
         if start == "learned" and eval_rows is not None:
             raise ValueError("start=learned learns `rows` rows; with eval_rows the memory starts constant or random")
         self.rows, self.eval_rows, self.width, self.start, self.write_first = rows, eval_rows, width, start, write_first

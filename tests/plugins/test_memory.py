@@ -306,6 +306,8 @@ def test_the_transformer_does_not_look_ahead() -> None:
         ("ntm", "cosine", {"machine": "transformer"}, "choose another, such as attention=multihead"),
         ("channel", None, {}, "no weights"),
         ("ntm", "cosine", {"rows": 0}, "at least 1"),
+        ("ntm", "cosine", {"eval_rows": 0}, "eval_rows are at least 1"),
+        ("ntm", "cosine", {"eval_rows": -1}, "eval_rows are at least 1"),
         ("ntm", "cosine", {"start": "learned", "eval_rows": 9}, "constant or random"),
     ],
 )
