@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -74,7 +73,8 @@ class LSTM(nn.Module):
     i, f, o = sigmoid(W [x; r; h] + b); u = tanh(W' [x; r; h] + b')
     c = f c + i u; h = o tanh(c)
 
-    The first state is learned. Weights are uniform in ±5/sqrt(fan-in), as in the reference of Collier and Beel 2018.
+    The first state is learned, and weights begin uniform in ±5/sqrt(fan-in), both as in pytorch-ntm
+    (github.com/loudinthecloud/pytorch-ntm, ntm/controller.py).
     """
 
     def __init__(self, inputs: int, read: int, hidden: int) -> None:
@@ -440,4 +440,4 @@ def waves(steps: int, width: int) -> Float[Tensor, "T D"]:
     """Sines and cosines of the place, of wavelengths from 2π to 20,000π."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     angles = torch.arange(steps).unsqueeze(1) * rates
-    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width - 2 * len(rates)))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
