@@ -236,6 +236,7 @@ class TuringMachine(nn.Module):
         self.rows, self.eval_rows, self.width, self.start, self.write_first = rows, eval_rows, width, start, write_first
         self.compiling = compiling
         self.compiled: Step | None = None
+        self.batch = 0  # examples in a batch that the compiled step takes
         self.trained: Tensor
         self.register_buffer("trained", torch.tensor(0))  # steps so far; a resumed run compiles when it would have
         make = (make_attention(controller_dim, width, width) for _ in range(read_heads + write_heads))
@@ -316,12 +317,12 @@ class TuringMachine(nn.Module):
         return State(reads, memory, controller, tuple(looked), queries)
 
     def quick(self, x: Float[Tensor, "B G"], state: State) -> Step:
-        """Give the step, compiled once that pays: in training only, whose batches are all of one size."""
+        """Give the step, compiled once that pays: in training only, for batches of the size that came first."""
         if not self.training or not self.compilable or (self.compiling == "auto" and self.trained < EARNED):
             return self.step
         if self.compiled is None:
-            self.compiled = compiled(self.step, x, state)
-        return self.compiled
+            self.compiled, self.batch = compiled(self.step, x, state), len(x)
+        return self.compiled if len(x) == self.batch else self.step
 
     @property
     def compilable(self) -> bool:

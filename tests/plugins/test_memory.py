@@ -452,8 +452,8 @@ def traced(plain_signatures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
 
 
-def gradients(model: Any, length: int = 4) -> dict[str, Tensor]:
-    batch = PROBLEMS["copy"].draw(0, [0, 1, 2], Size(length))
+def gradients(model: Any, length: int = 4, examples: int = 3) -> dict[str, Tensor]:
+    batch = PROBLEMS["copy"].draw(0, list(range(examples)), Size(length))
     model.zero_grad()
     torch.nn.functional.mse_loss(model(batch.inputs), batch.targets).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -497,6 +497,18 @@ def test_sequences_of_many_lengths_are_one_compilation() -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, (
         "validation, in batches of other sizes, is eager"
     )
+
+
+@pytest.mark.usefixtures("traced")
+def test_batches_of_other_sizes_run_the_step_as_it_is() -> None:
+    torch._dynamo.utils.counters.clear()
+    eager, quick = machine(compile=False), machine(compile=True)
+    gradients(quick)
+    for examples in (1, 2, 4):
+        expected = gradients(eager, examples=examples)
+        found = gradients(quick, examples=examples)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.usefixtures("plain_signatures")
