@@ -226,6 +226,11 @@ class Imdb(Task):
             raise ValueError(
                 f"max_tokens={max_tokens} and embed_dim={embed_dim} are at least 1, words={words} at least 4"
             )
+        for name, share in (("dropout", dropout), ("row_dropout", row_dropout)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is at least 0 and less than 1, not {share}")
+        if not embed_scale > 0:
+            raise ValueError(f"embed_scale is greater than 0, not {embed_scale}")
         if not masked and (encoder != "none" or len(min_counts) > 1):
             raise ValueError("masked=false, which attends to padding, goes with encoder=none and min_counts=[1]")
         if archive is not None and folder is not None:
