@@ -122,12 +122,16 @@ class Host(nn.Module):
 
     def embed(self, rows: Int[Tensor, "B L n"]) -> Float[Tensor, "B L D"]:
         """Sum the embeddings of each token's rows; in training, leave some of the rows out."""
-        kept = 1.0
+        kept, dropped = 1.0, None
         if self.training and self.row_dropout:
             kept = 1 - self.row_dropout
-            rows = rows.masked_fill(torch.rand(rows.shape, device=rows.device) >= kept, PAD)
+            dropped = torch.rand(rows.shape, device=rows.device) >= kept
+            rows = rows.masked_fill(dropped, PAD)
         if rows.shape[-1] == 1:
-            return self.table(rows.squeeze(-1)) / kept  # type: ignore[no-any-return]
+            x: Tensor = self.table(rows.squeeze(-1)) / kept
+            if dropped is not None and not self.masked:  # then padding has an embedding that is learned
+                x = x.masked_fill(dropped, 0.0)
+            return x
         summed = F.embedding_bag(
             rows.flatten(0, 1), self.table.weight, mode="sum", sparse=self.table.sparse, padding_idx=PAD
         )

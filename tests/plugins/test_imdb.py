@@ -364,6 +364,19 @@ def test_padding_in_front_is_attended_to_and_always_as_wide():
     assert batch.rows.squeeze(-1).tolist() == [[0, 0, 0, 7], [0, 0, 8, 9]]
 
 
+@pytest.mark.parametrize("options", [{}, {"min_counts": (1,)}, {"min_counts": (1,), "masked": False, "max_tokens": 9}])
+def test_a_row_that_is_left_out_adds_nothing_and_the_others_make_up_for_it(options):
+    torch.manual_seed(0)
+    task = prepared(row_dropout=0.75, **options)
+    model = task.model(make_attention()).train()
+    batch = task.data("val")[[0, 1, 2, 3]]
+    torch.manual_seed(0)
+    x = model.embed(batch.rows)
+    torch.manual_seed(0)
+    kept = torch.rand(batch.rows.shape) < 0.25
+    torch.testing.assert_close(x, (4 * kept.unsqueeze(-1) * model.table(batch.rows)).sum(dim=2))
+
+
 def test_the_seed_programs_model_has_its_parameters():
     def make(query_dim, key_dim, value_dim):
         return attnbench.build("attention", "self", query_dim=query_dim, key_dim=key_dim, value_dim=value_dim)
