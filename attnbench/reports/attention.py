@@ -16,13 +16,14 @@ from attnbench.experiment import Experiment
 from attnbench.interfaces import AttentionMap
 
 CELL = 0.19  # inches, for a label of 8 points to be read
+TILE = 64  # keys that a tile has at most: the last ones
 LINE = 12  # keys that one query looks at are drawn in a line up to here, and written as a text beyond
 COLUMNS, WRITTEN = 140, 600  # letters in a line of such a text, and how many keys it has: the last ones
 HIDDEN = "#c8c8c8"  # masked positions: grey, a colour that no weight has
 
 
 def draw(attention_map: AttentionMap) -> Figure:
-    """Draw one example's weights: a tile for each head, queries down, keys across, grey where masked.
+    """Draw one example's weights: a tile for each head, queries down, the last keys across, grey where masked.
 
     Where one query looks at many keys, a line would be too long: the labels are then written as a text (`write`).
     """
@@ -31,6 +32,7 @@ def draw(attention_map: AttentionMap) -> Figure:
     weights = attention_map.weights.detach().float().cpu().numpy()
     if attention_map.mask is not None:
         weights = np.where(attention_map.mask.cpu().numpy(), weights, np.nan)
+    weights, columns = weights[..., -TILE:], attention_map.columns[-TILE:]
     heads, queries, keys = weights.shape
     across = min(heads, max(1, round(40 / keys)))
     down = -(-heads // across)
@@ -44,9 +46,9 @@ def draw(attention_map: AttentionMap) -> Figure:
             continue
         axis.set_facecolor(HIDDEN)
         image = axis.imshow(weights[place], cmap="magma", vmin=0.0, vmax=1.0, aspect="equal", interpolation="none")
-        axis.set_xticks(range(keys), [_visible(label) for label in attention_map.columns], fontsize=8)
+        axis.set_xticks(range(keys), [_visible(label) for label in columns], fontsize=8)
         axis.set_yticks(range(queries), [_visible(label) for label in attention_map.rows], fontsize=8)
-        if max(map(len, attention_map.columns)) > 2:
+        if max(map(len, columns)) > 2:
             axis.tick_params(axis="x", rotation=90)
         axis.tick_params(length=0)
         axis.set_xlabel("key", fontsize=8)

@@ -26,6 +26,13 @@ def test_every_row_and_column_is_labelled():
     assert [label.get_text() for label in axis.get_xticklabels()] == ["k"] * 5
 
 
+def test_of_many_keys_the_last_are_drawn():
+    picture = draw(AttentionMap(torch.eye(500)[-3:].unsqueeze(0), list("abc"), [str(n) for n in range(500)]))
+    (axis,) = tiles(picture)
+    assert [label.get_text() for label in axis.get_xticklabels()] == [str(n) for n in range(436, 500)]
+    assert axis.images[0].get_array().tolist() == torch.eye(64)[-3:].tolist()
+
+
 def test_a_masked_position_has_a_colour_that_no_weight_has():
     mask = torch.tensor([[True, True, False]])
     attention_map = AttentionMap(torch.tensor([[[0.0, 1.0, 0.0]]]), ["q"], ["a", "b", "c"], mask)
