@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 LABELS = ("negative", "positive")
-SHOWN = 40  # tokens in a line of text
+SHOWN = 40  # tokens in a line of text, and that are drawn as queries: the last ones
 PAD_SIGN, START_SIGN = "·", "▸"
 VOCABULARY = "vocabulary.npz"
 
@@ -338,7 +338,7 @@ class Imdb(Task):
         return {"precision_recall": curve, "confusion": confusion}
 
     def maps(self, model: nn.Module, batch: Batch) -> list[AttentionMap]:
-        """Give each review's words with the weight that each got; and of self-attention, its last tokens' pairs."""
+        """Give the weight that each word of a review gets: from the one query, or from each of the last tokens."""
         assert isinstance(model, Host)
         if not model.attention.has_weights:
             return []
@@ -348,8 +348,9 @@ class Imdb(Task):
         for i in range(len(logits)):
             tokens = slice(0, int(batch.lengths[i])) if self.masked else slice(None)
             words, title = self._words(batch.rows[i, tokens]), _verdict(logits[i], int(batch.label[i]))
-            looked = weights[i, :, tokens if weights.shape[2] > 1 else slice(None), tokens]
-            found.append(AttentionMap(looked.mean(dim=1, keepdim=True), ["review"], words, title=title))
+            one = weights.shape[2] == 1
+            looked = weights[i, :, slice(None) if one else tokens, tokens][:, -SHOWN:]
+            found.append(AttentionMap(looked, ["review"] if one else words[-SHOWN:], words, title=title))
         return found
 
     def _words(self, rows: Tensor) -> list[str]:
@@ -367,18 +368,18 @@ class Imdb(Task):
 
     def predict(self, model: nn.Module, text: str) -> Prediction:
         """Classify a review of one's own."""
-        assert self.vocabulary is not None
+        assert self.vocabulary is not None and isinstance(model, Host)
         rows = self.vocabulary.encode(text, self.reading)
         data = Reviews(rows, np.array([0, len(rows)]), np.array([0]), None if self.masked else self.max_tokens)
-        batch = data[[0]]
-        chances = model(batch)[0].softmax(dim=-1)[0]
+        logits, weights = model(data[[0]], need_weights=model.attention.has_weights)
+        chances = logits.softmax(dim=-1)[0]
         answer = int(chances.argmax())
-        maps = self.maps(model, batch)
         looked = None
-        if maps:  # with the words as they were written, known or not
+        if weights is not None:  # the mean over the queries; with the words as they were written, known or not
             words = [START_SIGN, *split_words(text, self.reading.punctuation)][-len(rows) :]
-            words = [PAD_SIGN] * (len(maps[0].columns) - len(words)) + words
-            looked = AttentionMap(maps[0].weights, [LABELS[answer]], words, title=LABELS[answer])
+            words = [PAD_SIGN] * (weights.shape[-1] - len(words)) + words
+            mean = weights[0].mean(dim=1, keepdim=True)
+            looked = AttentionMap(mean, [LABELS[answer]], words, title=LABELS[answer])
         return Prediction(LABELS[answer], float(chances[answer]), looked)
 
 

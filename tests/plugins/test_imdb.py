@@ -16,6 +16,7 @@ import pytest
 import reviews
 import torch
 from attnbench.plugins.task import _imdb_data as data
+from attnbench.plugins.task import imdb
 from attnbench.plugins.task.imdb import Host, Imdb, Reviews
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 import attnbench
 from attnbench import UsageError
 from attnbench.__main__ import main
+from attnbench.reports.alignment import measure
 
 LITTLE = ("trainer.max_steps=6", "trainer.val_every=3", "trainer.batch_size=16", "task.embed_dim=8", "trainer.images=2")
 
@@ -353,9 +355,31 @@ def test_the_weights_of_a_review_are_a_distribution_over_its_words():
     task = prepared(pooling="mean")
     model = task.model(make_attention()).eval()
     for drawn in task.maps(model, task.data("val")[[0, 1, 2]]):
-        torch.testing.assert_close(drawn.weights.sum(-1), torch.ones(4, 1))
+        torch.testing.assert_close(drawn.weights.sum(-1), torch.ones(4, len(drawn.rows)))
         assert drawn.weights.shape[-1] == len(drawn.columns)
         assert drawn.columns[0] == "▸"
+
+
+def test_self_attention_is_drawn_and_measured_by_its_last_tokens_rows(monkeypatch):
+    """A window of 0 gives each token itself: no row spreads, though their mean is even."""
+    monkeypatch.setattr(imdb, "SHOWN", 3)
+    task = prepared(pooling="mean")
+    model = task.model(make_attention("sliding_window", "dot", window=0)).eval()
+    maps = task.maps(model, task.data("val")[[0, 1, 2]])
+    for drawn in maps:
+        assert len(drawn.columns) > len(drawn.rows) == 3
+        assert drawn.rows == drawn.columns[-3:]
+        assert torch.equal(drawn.weights[0], torch.eye(len(drawn.columns))[-3:])
+    assert measure(maps)["entropy"] == 0
+
+
+@torch.no_grad()
+def test_a_prediction_is_shaded_by_the_mean_over_all_queries(monkeypatch):
+    monkeypatch.setattr(imdb, "SHOWN", 1)
+    task = prepared(pooling="mean")
+    model = task.model(make_attention("sliding_window", "dot", window=0)).eval()
+    looked = task.predict(model, "a film").looked
+    torch.testing.assert_close(looked.weights, torch.full((1, 1, 3), 1 / 3))
 
 
 def test_padding_in_front_is_attended_to_and_always_as_wide():
