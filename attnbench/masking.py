@@ -109,12 +109,13 @@ def masked_entmax15(
     """
     z, hidden = _below_the_best(scores / 2, mask)
     with torch.no_grad():
-        rank, ordered, total = _ranked(z)
+        raised = z + 1  # 0 where no weight can be: the sums of such keys, however many, then lose no digits
+        rank, ordered, total = _ranked(raised)
         mean = total / rank
         spread = ordered.square().cumsum(dim=-1) / rank - mean.square()
         reached = mean - (1 / rank - spread).clamp(min=0).sqrt() <= ordered
         size = reached.sum(dim=-1, keepdim=True)
-        support = z >= ordered.gather(-1, size - 1)
+        support = raised >= ordered.gather(-1, size - 1)
     count = support.sum(dim=-1, keepdim=True).to(z.dtype)
     mean = z.masked_fill(~support, 0.0).sum(dim=-1, keepdim=True) / count
     spread = (z - mean).masked_fill(~support, 0.0).square().sum(dim=-1, keepdim=True) / count

@@ -92,6 +92,15 @@ def test_sparse_normalisers_are_what_bisection_finds(scores: list[float]) -> Non
     close(masked_entmax15(row), bisected(row, 2, 0.5), atol=1e-8, rtol=0)
 
 
+def test_entmax15_keeps_its_digits_over_very_many_keys() -> None:
+    """A few good keys among 32,768, the others without weight."""
+    torch.manual_seed(0)
+    scores = torch.full((10, 32_768), -50.0)
+    scores[:, 1:4] = -1.9 - 0.1 * torch.rand(10, 3)
+    scores[:, 0] = 0
+    close(masked_entmax15(scores), bisected(scores, 2, 0.5), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("normaliser", sorted(NORMALISERS))
 def test_normalisers_have_the_gradient_of_finite_differences(normaliser: Any) -> None:
     torch.manual_seed(0)
