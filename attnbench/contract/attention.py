@@ -357,6 +357,7 @@ def bad_masks(subject: Subject) -> None:
         (torch.ones(B, Q, K, dtype=torch.int64), TypeError),
         (torch.ones(B, 1, K + 1, dtype=torch.bool), ValueError),
         (torch.ones(B, Q + 1, K, dtype=torch.bool), ValueError),
+        (torch.ones(Q, K, dtype=torch.bool), ValueError),
     ]
     for (mask, error), need in itertools.product(refused, subject.paths()):
         with trying(f"{case} need_weights={need} mask {list(mask.shape)} of {mask.dtype}"):

@@ -168,7 +168,7 @@ def test_validation_has_each_trained_length_equally_often_and_the_sizes_beyond()
     split = Memory(low=3, high=6).data("val")
     lengths = [(int(split[[i]].mask.sum()), int(split[[i]].group)) for i in range(len(split))]
     for length in range(3, 7):
-        assert lengths.count((length, 0)) == 125
+        assert lengths.count((length, 0)) == 250
     assert [length for length, group in lengths if group] == [10, 20, 30, 50, 80, 120] * 4
     assert {group for _, group in lengths[:7]} == set(range(7))
 
