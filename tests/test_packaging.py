@@ -52,6 +52,6 @@ def test_the_wheel_runs_in_an_empty_environment_from_any_folder(environment, tmp
 
 
 def test_ci_runs_the_test_command_of_readme():
-    command = ".venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest"
+    command = ".venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest -n auto"
     assert command in (ROOT / "README.md").read_text()
     assert command in (ROOT / ".ci" / "run").read_text()
