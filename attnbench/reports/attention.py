@@ -25,6 +25,7 @@ HIDDEN = "#c8c8c8"  # masked positions: grey, a colour that no weight has
 def draw(attention_map: AttentionMap) -> Figure:
     """Draw one example's weights: a tile for each head, queries down, the last keys across, grey where masked.
 
+    Colours are of weights from 0 to 1; over more than `TILE` keys, from 0 to the largest that is drawn.
     Where one query looks at many keys, a line would be too long: the labels are then written as a text (`write`).
     """
     if attention_map.weights.shape[1] == 1 and len(attention_map.columns) > LINE:
@@ -32,7 +33,9 @@ def draw(attention_map: AttentionMap) -> Figure:
     weights = attention_map.weights.detach().float().cpu().numpy()
     if attention_map.mask is not None:
         weights = np.where(attention_map.mask.cpu().numpy(), weights, np.nan)
+    many = weights.shape[-1] > TILE
     weights, columns = weights[..., -TILE:], attention_map.columns[-TILE:]
+    largest = float(np.nan_to_num(weights).max()) if many else 1.0  # of so many keys each has little
     heads, queries, keys = weights.shape
     across = min(heads, max(1, round(40 / keys)))
     down = -(-heads // across)
@@ -45,7 +48,7 @@ def draw(attention_map: AttentionMap) -> Figure:
             axis.set_axis_off()
             continue
         axis.set_facecolor(HIDDEN)
-        image = axis.imshow(weights[place], cmap="magma", vmin=0.0, vmax=1.0, aspect="equal", interpolation="none")
+        image = axis.imshow(weights[place], cmap="magma", vmin=0.0, vmax=largest, aspect="equal", interpolation="none")
         axis.set_xticks(range(keys), [_visible(label) for label in columns], fontsize=8)
         axis.set_yticks(range(queries), [_visible(label) for label in attention_map.rows], fontsize=8)
         if max(map(len, columns)) > 2:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from attnbench import AttentionMap
@@ -26,11 +27,13 @@ def test_every_row_and_column_is_labelled():
     assert [label.get_text() for label in axis.get_xticklabels()] == ["k"] * 5
 
 
-def test_of_many_keys_the_last_are_drawn():
-    picture = draw(AttentionMap(torch.eye(500)[-3:].unsqueeze(0), list("abc"), [str(n) for n in range(500)]))
+def test_of_many_keys_the_last_are_drawn_and_the_largest_weight_is_the_brightest():
+    weights = 0.01 * torch.eye(500)[-3:].unsqueeze(0)
+    picture = draw(AttentionMap(weights, list("abc"), [str(n) for n in range(500)]))
     (axis,) = tiles(picture)
     assert [label.get_text() for label in axis.get_xticklabels()] == [str(n) for n in range(436, 500)]
-    assert axis.images[0].get_array().tolist() == torch.eye(64)[-3:].tolist()
+    assert axis.images[0].get_array().tolist() == (0.01 * torch.eye(64))[-3:].tolist()
+    assert axis.images[0].get_clim() == pytest.approx((0.0, 0.01))
 
 
 def test_a_masked_position_has_a_colour_that_no_weight_has():
