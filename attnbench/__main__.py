@@ -271,6 +271,8 @@ def complaint(error: Exception, registry: Registry) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood ({first_line(error)}); quote it, or write GROUP.OPTION=VALUE"
     text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
+    presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
+    text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(text.split())

@@ -92,6 +92,15 @@ def test_a_preset_on_the_command_line_wins_over_every_recipe(cli, recipe, preset
     assert composed[preset.parent.name] | wanted == composed[preset.parent.name]
 
 
+def test_an_experiment_that_chooses_a_preset_is_told_to_write_values(cli, tmp_path):
+    (tmp_path / "configs" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /optimizer: adamw\n"
+    (tmp_path / "configs" / "experiment" / "mine.yaml").write_text(text)
+    said = cli("--config-dir", "configs", "experiment=mine")
+    assert said.code == 2
+    assert "experiment/mine': the presets of optimizer are for the command line; write values under" in said.err
+
+
 def test_a_sweep_makes_a_run_folder_for_each_combination(cli, tmp_path):
     assert cli("-m", *SMALL, "attention=soft,uniform", "seed=0,1").code == 0
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/date/*/*/result.json")]
