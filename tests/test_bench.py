@@ -124,6 +124,32 @@ def test_everything_is_timed_once_a_round_and_in_turn(monkeypatch):
     assert rounds.index("b") < len(rounds) - 1 - rounds[::-1].index("a")  # not all of one and then all of the other
 
 
+def test_on_a_gpu_the_time_is_the_devices_own_and_the_memory_the_allocators(monkeypatch):
+    """With the card's part played, so that it is tested where there is none."""
+    told: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            told.append("recorded")
+
+        def elapsed_time(self, end):
+            assert told[-3:] == ["called", "recorded", "waited"]
+            return 40.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: told.append("waited"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: told.append("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 350 if told[-2:] == ["called", "waited"] else 0)
+    gpu = torch.device("cuda")
+    assert time_in_turn({"a": lambda: told.append("called")}, 2, gpu) == {"a": [0.04, 0.04]}
+    assert extra_memory(lambda: told.append("called"), gpu) == 250
+    assert told.index("reset") < len(told) - 2
+
+
 def test_extra_memory_is_what_a_call_holds_at_its_peak():
     measured = extra_memory(lambda: torch.ones(8_000_000).add_(1).sum(), CPU)  # type: ignore[arg-type]
     if measured is None:
