@@ -78,6 +78,7 @@ class SlidingWindow(Attention):
         elif mask is not None:
             rows = F.pad(mask, (0, 0, 0, count * size - queries)).view(len(mask), count, size, keys)
             allowed = allowed & rows.gather(-1, j.clamp(0, keys - 1).expand(len(mask), -1, size, -1))
+            key_BNWD, value_BNWD = hide_masked(allowed, key_BNWD, value_BNWD)  # allowed to queries elsewhere only
         if not need_weights and (factors := self.score.factor(query_BNSD, key_BNWD)) is not None:
             context = F.scaled_dot_product_attention(*factors, value_BNWD, attn_mask=allowed, scale=1.0)
             return context.flatten(1, 2)[:, :queries], None

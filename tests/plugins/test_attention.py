@@ -404,6 +404,17 @@ def test_sliding_window_is_soft_attention_under_a_band(window: int) -> None:
             close(attend(query, key, value, mask, need_weights=False)[0], wanted)
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_sliding_window_is_safe_from_a_key_that_its_mask_allows_only_beyond_the_window(need_weights: bool) -> None:
+    attend, x = make("sliding_window", scoring="dot", window=2), torch.randn(1, 12, 4)
+    mask = torch.ones(1, 12, 12, dtype=torch.bool)
+    mask[0, :11, 5] = False
+    poisoned = x.clone()
+    poisoned[0, 5] = torch.nan
+    context, _ = attend(x, x, x, mask, need_weights=need_weights)
+    assert torch.equal(attend(x, poisoned, poisoned, mask, need_weights=need_weights)[0], context)
+
+
 def test_sliding_window_makes_no_array_of_all_pairs() -> None:
     """At 40,000 x 40,000 such an array takes 1.6 GB of bools alone."""
     x = torch.randn(1, 40_000, 2)
