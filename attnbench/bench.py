@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from attnbench.interfaces import Attention
+from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
 from attnbench.registry import Registry, no_scoring
 from attnbench.schema import UsageError, fill, first_line, nearest, takes_score
@@ -38,9 +38,9 @@ class Dtype(Enum):
 class BenchConfig:
     """What is measured, on what; several values stand with commas between them."""
 
-    attention: list[str] = field(default_factory=lambda: ["soft", "multihead"])
+    attention: list[str] | None = field(default_factory=lambda: ["soft", "multihead"])  # null: scores alone
     scoring: list[str] = field(default_factory=lambda: ["scaled_dot", "additive"])
-    reference: list[str] = field(default_factory=lambda: ["torch_mha", "torch_sdpa"])
+    reference: list[str] | None = None  # null: torch_mha,torch_sdpa, or textbook_additive beside scores alone
     length: list[int] = field(default_factory=lambda: [128, 512, 2048])  # queries, and as many keys
     batch: int = 8
     dim: int = 64  # of queries, keys and values
@@ -87,11 +87,25 @@ class TextbookAdditive(nn.Module):
         super().__init__()
         self.W, self.U = (nn.Linear(config.dim, config.dim, bias=False) for _ in range(2))
         self.v = nn.Linear(config.dim, 1, bias=False)
+        self.attends = config.attention is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend, and give the context."""
-        scores = self.v(torch.tanh(self.W(x).unsqueeze(-2) + self.U(x).unsqueeze(-3))).squeeze(-1)
-        return torch.softmax(scores, dim=-1) @ x
+        """Give the scores, or attend and give the context."""
+        scores: Tensor = self.v(torch.tanh(self.W(x).unsqueeze(-2) + self.U(x).unsqueeze(-3))).squeeze(-1)
+        return torch.softmax(scores, dim=-1) @ x if self.attends else scores
+
+
+class Scored(nn.Module):
+    """A registered scoring function, by itself."""
+
+    def __init__(self, score: ScoringFunction) -> None:
+        super().__init__()
+        self.score = score
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score every token against every other."""
+        scores: Tensor = self.score(x, x)
+        return scores
 
 
 class Ours(nn.Module):
@@ -179,14 +193,19 @@ def read(words: Sequence[str]) -> tuple[BenchConfig, dict[str, dict[str, Any]]]:
         if option and group in options:
             options[group][option] = OmegaConf.select(OmegaConf.from_dotlist([f"value={text}"]), "value")
         else:
-            values[key] = [part for part in text.strip("[]").split(",") if part] if key in LISTS else text
+            several = [part for part in text.strip("[]").split(",") if part] if key in LISTS else text
+            values[key] = None if text == "null" else several
     config = OmegaConf.to_object(fill("bench", BenchConfig, values))
     assert isinstance(config, BenchConfig)
+    if config.reference is None:
+        config.reference = ["textbook_additive"] if config.attention is None else ["torch_mha", "torch_sdpa"]
     for key in ("batch", "dim", "heads", "rounds", "threads"):
         if getattr(config, key) < 1:
             raise UsageError(f"{key}={getattr(config, key)}: at least 1")
     if not config.length or min(config.length) < 1:
         raise UsageError(f"length={','.join(map(str, config.length))}: numbers of tokens, such as length=128,512,2048")
+    if config.attention is None and (config.weights or options["attention"]):
+        raise UsageError("attention=null measures scores alone: leave out weights= and attention.OPTION=")
     return config, options
 
 
@@ -198,28 +217,39 @@ def contenders(
     Raises:
         UsageError: a name is unknown, or options or widths are refused.
     """
-    for name in config.reference:
+    for name in config.reference or []:
         if name not in REFERENCES:
             raise UsageError(f"reference={name}: no such reference; {nearest(name, REFERENCES)}")
+        if config.attention is None and name != "textbook_additive":
+            raise UsageError(f"reference={name} attends, but attention=null measures scores alone: leave one out")
         yield name, REFERENCES[name](config)
+    for label, module in ours(registry, config, options, words):
+        yield label, module
+        if config.compile:
+            compiled: Any = torch.compile(module, dynamic=False)
+            yield label + COMPILED, compiled
+
+
+def ours(
+    registry: Registry, config: BenchConfig, options: Mapping[str, Mapping[str, Any]], words: Sequence[str]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Make every attention with every scoring function, where it uses one; or the scoring functions by themselves."""
+    widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), config.dim)
+    scorings = [{"name": name, **options["scoring"]} for name in config.scoring]
+    if config.attention is None:
+        for scoring in scorings:
+            yield scoring["name"], Scored(registry.build("scoring", scoring, query_dim=config.dim, key_dim=config.dim))
+        return
     scored = [name for name in config.attention if takes_score(registry.get("attention", name).cls)]
     if config.attention and not scored and any(word.startswith("scoring") for word in words):
         raise UsageError(no_scoring(config.attention[0]))
-    widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), config.dim)
     for name in config.attention:
         if config.weights and not registry.get("attention", name).cls.has_weights:
             raise UsageError(f"weights=true: attention={name} has no weights to give; leave one of them out")
-        for scoring in config.scoring if name in scored else [None]:
-            module = registry.build_attention(
-                {"name": name, **options["attention"]},
-                None if scoring is None else {"name": scoring, **options["scoring"]},
-                **widths,
-            )
-            label = name if scoring is None else f"{name}-{scoring}"
-            yield label, Ours(module, config.weights)
-            if config.compile:
-                compiled: Any = torch.compile(Ours(module, config.weights), dynamic=False)
-                yield label + COMPILED, compiled
+        attention = {"name": name, **options["attention"]}
+        for score in scorings if name in scored else [None]:
+            module = registry.build_attention(attention, score, **widths)
+            yield f"{name}-{score['name']}" if score else name, Ours(module, config.weights)
 
 
 def at_length(

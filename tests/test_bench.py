@@ -42,6 +42,20 @@ def test_options_reach_the_components_and_the_output_folder_is_a_choice(cli, tmp
     assert result["exponents"] == {}  # one length tells nothing about growth
 
 
+def test_scoring_functions_are_measured_by_themselves(cli, tmp_path):
+    said = cli("bench", *TINY, "attention=null", "scoring=dot,additive")
+    assert said.code == 0, said.err
+    rows = json.loads((tmp_path / "bench" / "bench.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["textbook_additive", "dot", "additive"] * 2
+
+
+@pytest.mark.parametrize("word", ["weights=true", "attention.num_heads=2", "reference=torch_mha"])
+def test_what_only_an_attention_has_is_refused_where_scores_are_measured_alone(cli, word):
+    said = cli("bench", *TINY, "attention=null", word)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "attention=null measures scores alone" in said.err
+
+
 @pytest.mark.parametrize(
     ("word", "says"),
     [
@@ -97,6 +111,10 @@ def test_the_textbook_form_and_ours_are_the_same_function():
     ours.attention.score.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 5, 8)
     torch.testing.assert_close(ours(x), theirs(x))
+    config = BenchConfig(attention=None, scoring=["additive"], reference=["textbook_additive"], dim=8)
+    alone, score = dict(contenders(Registry.load(), config, {"attention": {}, "scoring": {}}, [])).values()
+    score.score.load_state_dict(alone.state_dict())
+    torch.testing.assert_close(score(x), alone(x))
 
 
 def test_the_exponent_is_the_power_of_the_length():

@@ -25,10 +25,10 @@ class Additive(ScoringFunction):
     The textbook form holds Q x K x D numbers, several times over, and spends its time in tanh. Here, with a = W q
     and b = U k,
 
-        tanh(a + b) = 1 - 2u,   u = 1 / (1 + e^2a e^2b),   d tanh(a + b) = 4 u (1 - u)
+        tanh(a + b) = 1 - 2u,   u = e^-2a / (e^-2a + e^2b),   d tanh(a + b) = 4 u (1 - u)
 
     so that exponentials are taken per token and not per pair, and u is made tile by tile, in the backward pass too.
-    Half precision is computed in float32. Second derivatives exist only where all pairs fit one tile.
+    Half precision is computed in float32. Second derivatives exist only where there are few pairs (`SMALL`).
 
     Args:
         query_dim: Dq, the width of a query.
@@ -53,18 +53,22 @@ class Additive(ScoringFunction):
         narrow, wide = a.dtype, torch.float64 if a.dtype == torch.float64 else torch.float32
         batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
         shape = (*batch, a.shape[-2], b.shape[-2])
-        small = narrow == wide and math.prod(shape) * len(v) <= TILE and not torch.compiler.is_compiling()
+        small = narrow == wide and math.prod(shape) * len(v) <= SMALL and not torch.compiler.is_compiling()
         if small or torch.compiler.is_exporting():
-            return v.sum() - 2 * (plain(a, b) @ v)  # for one tile, autograd's own bookkeeping is the cheapest
+            return v.sum() - 2 * (plain(a, b) @ v)
         a, b = (x.to(wide).expand(*batch, -1, -1).reshape(-1, *x.shape[-2:]) for x in (a, b))
         scores: Tensor = Scores.apply(a, b, v.to(wide))  # type: ignore[no-untyped-call]
         return scores.view(shape).to(narrow)
 
 
-#: How many numbers a tile holds: 1 MiB in float32, which a core's cache keeps from one pass over it to the next.
-TILE = 2**18
+#: Up to so many numbers autograd's own bookkeeping costs less than tiles do.
+SMALL = 2**17
+#: How many numbers a tile holds: 4 MiB in float32, which a cache keeps from one pass over it to the next.
+TILE = 2**20
 #: On a GPU a tile is made by one kernel launch after another, which wants more of them at a time.
 GPU_TILE = 2**24
+#: How many keys a tile holds at most, so that a sum over its queries has many of them to go through.
+TILE_KEYS = 512
 
 
 def plain(a: Tensor, b: Tensor) -> Tensor:
@@ -74,7 +78,8 @@ def plain(a: Tensor, b: Tensor) -> Tensor:
 
 def factored(a: Tensor, b: Tensor) -> Tensor:
     """Give u with exponentials per token, which is right where `in_range` says so."""
-    return 1 / (1 + (2 * a).exp().unsqueeze(-2) * (2 * b).exp().unsqueeze(-3))
+    x, y = (-2 * a).exp().unsqueeze(-2), (2 * b).exp().unsqueeze(-3)
+    return x / (x + y)
 
 
 def scores_of(u: Tensor, v: Tensor) -> Tensor:
@@ -82,17 +87,24 @@ def scores_of(u: Tensor, v: Tensor) -> Tensor:
     return v.sum() - 2 * (u * v).sum(-1)
 
 
-def gradients_of(u: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients to a, b and v."""
-    g = grad.unsqueeze(-1)
-    s = g * (u - u * u)
-    return 4 * v * s.sum(2), 4 * v * s.sum(1), grad.sum() - 2 * (g * u).sum((0, 1, 2))
+def gradients_of(
+    u_of: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, v: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients to a, b and v, in as many passes over the pairs as there are dimensions to sum over."""
+
+    def sums(u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        gu = g.unsqueeze(-1) * u
+        return (gu - gu * u).sum(2), gu.sum(2)
+
+    to_a, total = sums(u_of(a, b), grad)
+    to_b, _ = sums(u_of(b, a), grad.transpose(1, 2))
+    return 4 * v * to_a, 4 * v * to_b, grad.sum() - 2 * total.sum((0, 1))
 
 
 def in_range(a: Tensor, b: Tensor) -> Tensor:
-    """Tell whether every e^2a and e^2b is a normal number (in float32: |a|, |b| < 42.8).
+    """Tell whether every e^-2a and e^2b is a normal number (in float32: |a|, |b| < 42.8), and so the sum of two.
 
-    Their product may still overflow or vanish, and then u = 1/inf = 0 or 1/1 = 1 is right. NaN is not in range.
+    The smaller may vanish in the sum, and then u = 0 or 1 is right. NaN is not in range.
     """
     limit = -0.49 * math.log(torch.finfo(a.dtype).tiny)
     return torch.maximum(a.abs().amax(), b.abs().amax()) < limit
@@ -124,14 +136,15 @@ class Scores(torch.autograd.Function):
             return fused
         # a GPU waits for memory and not for an exponential, and would have to wait for the answer to this question
         ctx.factored = a.device.type == "cpu" and bool(a.numel() and b.numel() and in_range(a, b))
-        x, y = ((2 * a).exp_(), (2 * b).exp_()) if ctx.factored else (-2 * a, -2 * b)
-        x, y = x.unsqueeze(2), y.unsqueeze(1)
+        x, y = (-2 * a.movedim(-1, 0)).contiguous(), (2 * b.movedim(-1, 0)).contiguous()
+        x, y = (x.exp_(), y.exp_()) if ctx.factored else (x, y.neg_())
+        x, y = x.unsqueeze(3), y.unsqueeze(2)
         ctx.save_for_backward(x, y, v)
-        scores = a.new_empty(len(a), a.shape[1], b.shape[1], 1)
+        scores = a.new_empty(1, len(a), a.shape[1], b.shape[1])
         total = v.sum()
         for u, out in tiles(ctx.factored, x, y, scores):
-            torch.sub(total, torch.mv(u.view(-1, len(v)), v).view_as(out), alpha=2, out=out)
-        return scores.squeeze(-1)
+            torch.sub(total, torch.mv(u.flatten(1).t(), v).view_as(out), alpha=2, out=out)
+        return scores.squeeze(0)
 
     @staticmethod
     @once_differentiable
@@ -139,40 +152,41 @@ class Scores(torch.autograd.Function):
         """Make every u again."""
         if torch.compiler.is_compiling():
             a, b, v = ctx.saved_tensors
-            return either(lambda u_of, a, b, v, grad: gradients_of(u_of(a, b), v, grad), a, b, v, grad)
+            return either(gradients_of, a, b, v, grad)
         x, y, v = ctx.saved_tensors
         a_grad, b_grad, v_grad = torch.zeros_like(x), torch.zeros_like(y), torch.zeros_like(v)
-        for u, g, ga, gb in tiles(ctx.factored, x, y, grad.unsqueeze(-1), a_grad, b_grad):
-            v_grad.addmv_(u.view(-1, len(v)).t(), g.reshape(-1))
-            s = torch.addcmul(u, u, u, value=-1, out=u).mul_(g)
-            ga.add_(s.sum(2, keepdim=True))
-            gb.add_(s.sum(1, keepdim=True))
-        return a_grad.squeeze(2).mul_(4 * v), b_grad.squeeze(1).mul_(4 * v), grad.sum() - 2 * v_grad
+        for u, g, ga, gb in tiles(ctx.factored, x, y, grad.unsqueeze(0).contiguous(), a_grad, b_grad):
+            v_grad.addmv_(u.flatten(1), g.reshape(-1))
+            s = torch.ops.aten.sigmoid_backward.grad_input(g, u, grad_input=u)  # g u (1 - u), in one pass
+            ga.add_(s.sum(3, keepdim=True))
+            gb.add_(s.sum(2, keepdim=True))
+        a_grad, b_grad = a_grad.squeeze(3).movedim(0, -1), b_grad.squeeze(2).movedim(0, -1)
+        return a_grad * (4 * v), b_grad * (4 * v), grad.sum() - 2 * v_grad
 
 
 def tiles(factored: bool, x: Tensor, y: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut [N, Q, K, D] into tiles; give u there, to be written over, and the same part of each other tensor.
+    """Cut [D, N, Q, K] into tiles; give u there, to be written over, and the same part of each other tensor.
+
+    Keys lie side by side, not the D numbers of a pair: what is one number for a query, or the same for all D, is
+    then fetched once for a whole row of keys.
 
     Args:
-        factored: whether x and y are exponentials, or -2a and -2b.
-        x: [N, Q, 1, D].
-        y: [N, 1, K, D].
+        factored: whether x and y are e^-2a and e^2b, or -2a and -2b.
+        x: [D, N, Q, 1].
+        y: [D, N, 1, K].
         others: of four dimensions, each as long as here or 1.
     """
-    (N, Q, _, D), K = x.shape, y.shape[2]
-    limit = TILE if x.device.type == "cpu" else GPU_TILE
-    sizes = [1, 1, max(1, min(K, limit // D))]  # keys lie side by side, so they are cut last
-    sizes[1] = max(1, min(Q, limit // (D * sizes[2])))
-    sizes[0] = max(1, min(N, limit // (D * sizes[2] * sizes[1])))
-    room, one = x.new_empty(math.prod(sizes) * D), x.new_ones(())
+    (D, N, Q, _), K = x.shape, y.shape[3]
+    room = TILE if x.device.type == "cpu" else GPU_TILE
+    sizes = [D, 1, 1, max(1, min(K, TILE_KEYS, room // D))]
+    sizes[2] = max(1, min(Q, room // (D * sizes[3])))
+    sizes[1] = max(1, min(N, room // (D * sizes[3] * sizes[2])))
+    memory = x.new_empty(math.prod(sizes))
     for x_tile, y_tile, *parts in cut(sizes, x, y, *others):
-        shape = (len(x_tile), x_tile.shape[1], y_tile.shape[2], D)
-        u = room[: math.prod(shape)].view(shape)
-        if factored:
-            torch.addcmul(one, x_tile, y_tile, out=u).reciprocal_()
-        else:
-            torch.add(x_tile, y_tile, out=u).sigmoid_()
-        yield u, *parts
+        shape = (D, x_tile.shape[1], x_tile.shape[2], y_tile.shape[3])
+        u = memory[: math.prod(shape)].view(shape)
+        torch.add(x_tile, y_tile, out=u)
+        yield torch.div(x_tile, u, out=u) if factored else u.sigmoid_(), *parts
 
 
 def cut(sizes: list[int], *tensors: Tensor, dim: int = 0) -> Iterator[tuple[Tensor, ...]]:

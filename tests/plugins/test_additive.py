@@ -17,7 +17,9 @@ EPS = torch.finfo(torch.float32).eps
 
 @pytest.fixture(autouse=True)
 def tiles_smaller_than_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(additive, "SMALL", 0)
     monkeypatch.setattr(additive, "TILE", 64)
+    monkeypatch.setattr(additive, "TILE_KEYS", 5)
 
 
 def textbook(score: Additive, query: Tensor, key: Tensor) -> Tensor:
@@ -130,14 +132,17 @@ def test_leading_dimensions_broadcast_and_any_number_of_tokens_is_scored(
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_do_not_depend_on_whether_a_tile_holds_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["SMALL", "TILE"])
+def test_gradients_do_not_depend_on_whether_pairs_are_cut_into_tiles(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     score = Additive(5, 5).double()
     query, key = (torch.randn(3, 9, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     grad = torch.randn(3, 9, 9, dtype=torch.float64)
     inputs = (query, key, *score.parameters())
     cut = gradients(score(query, key), inputs, grad)
-    monkeypatch.setattr(additive, "TILE", 10**6)
+    monkeypatch.setattr(additive, limit, 10**6)
     for ours, whole in zip(cut, gradients(score(query, key), inputs, grad), strict=True):
         torch.testing.assert_close(ours, whole)
 
