@@ -32,7 +32,7 @@ from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
 from attnbench.run import EventLog, build, make_trainer, quiet
 
-TURN, TURNS, WARM_UP = 50, 20, 2
+TURN, TURNS, WARM_UP = 50, 40, 2
 
 
 def main() -> None:
