@@ -223,14 +223,14 @@ def contenders(
         if config.attention is None and name != "textbook_additive":
             raise UsageError(f"reference={name} attends, but attention=null measures scores alone: leave one out")
         yield name, REFERENCES[name](config)
-    for label, module in ours(registry, config, options, words):
+    for label, module in chosen(registry, config, options, words):
         yield label, module
         if config.compile:
             compiled: Any = torch.compile(module, dynamic=False)
             yield label + COMPILED, compiled
 
 
-def ours(
+def chosen(
     registry: Registry, config: BenchConfig, options: Mapping[str, Mapping[str, Any]], words: Sequence[str]
 ) -> Iterator[tuple[str, nn.Module]]:
     """Make every attention with every scoring function, where it uses one; or the scoring functions by themselves."""
