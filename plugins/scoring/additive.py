@@ -87,17 +87,18 @@ def scores_of(u: Tensor, v: Tensor) -> Tensor:
     return v.sum() - 2 * (u * v).sum(-1)
 
 
+def sums_of(u: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum g u (1 - u), and g u, over the second kind of token."""
+    gu = grad.unsqueeze(-1) * u
+    return (gu - gu * u).sum(2), gu.sum(2)
+
+
 def gradients_of(
     u_of: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, v: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients to a, b and v, in as many passes over the pairs as there are dimensions to sum over."""
-
-    def sums(u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        gu = g.unsqueeze(-1) * u
-        return (gu - gu * u).sum(2), gu.sum(2)
-
-    to_a, total = sums(u_of(a, b), grad)
-    to_b, _ = sums(u_of(b, a), grad.transpose(1, 2))
+    """Give the gradients to a, b and v, in two passes over the pairs: a compiler fuses the sums over one dimension."""
+    to_a, total = sums_of(u_of(a, b), grad)
+    to_b, _ = sums_of(u_of(b, a), grad.transpose(1, 2))
     return 4 * v * to_a, 4 * v * to_b, grad.sum() - 2 * total.sum((0, 1))
 
 
