@@ -217,7 +217,8 @@ def bench(registry: Registry, arguments: list[str]) -> None:
 
     defaults = " ".join(f"{f.name}={shown(getattr(BenchConfig(), f.name))}" for f in fields(BenchConfig))
     taken = parser("bench", bench)
-    taken.epilog = f"defaults: {defaults}; besides, attention.OPTION=VALUE and scoring.OPTION=VALUE"
+    taken.epilog = f"defaults: {defaults}; besides, attention.OPTION=VALUE and scoring.OPTION=VALUE; "
+    taken.epilog += "attention=null measures scoring functions by themselves"
     taken.add_argument("words", nargs="*", metavar="key=value", help="such as attention=soft,multihead length=128,512")
     given = taken.parse_args(arguments)
     from attnbench import bench as benching
