@@ -30,10 +30,10 @@ SEEDS = st.integers(0, 2**20)
 MACHINES = [("ntm", "cosine"), ("soft", "additive"), ("uniform", None), ("location_aware", None), ("multihead", "dot")]
 
 
-def attend(attention: str = "ntm", scoring: str | None = "cosine") -> Any:
+def attend(attention: str = "ntm", scoring: str | None = "cosine", **options: Any) -> Any:
     def make(query_dim: int, key_dim: int, value_dim: int) -> Any:
         widths = {"query_dim": query_dim, "key_dim": key_dim, "value_dim": value_dim}
-        return attnbench.build("attention", attention, scoring=scoring, **widths)
+        return attnbench.build("attention", attention, scoring=scoring, **widths, **options)
 
     return make
 
@@ -459,6 +459,70 @@ def gradients(model: Any, length: int = 4, examples: int = 3) -> dict[str, Tenso
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("write_first", [False, True])
+@pytest.mark.parametrize(("read_heads", "write_heads"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("start", "max_shift"), [("constant", 1), ("learned", 0), ("random", 3)])
+def test_steps_by_hand_are_those_of_the_modules(
+    start: str, max_shift: int, read_heads: int, write_heads: int, write_first: bool
+) -> None:
+    """A hook on a head must be called, so that such a machine does its steps by its modules."""
+    torch.manual_seed(0)
+    sizes = {"rows": 6, "width": 4, "read_heads": read_heads, "write_heads": write_heads}
+    task = Memory(controller_dim=12, start=start, write_first=write_first, **sizes)
+    model: Any = task.model(attend(max_shift=max_shift)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():  # sharp heads, so that no gradient is lost in a mean over the rows
+            parameter.mul_(3)
+    inputs = PROBLEMS["copy"].draw(0, [0, 1, 2], Size(4)).inputs.double()
+    found: list[Any] = []
+    for _ in range(2):
+        model.zero_grad()
+        torch.manual_seed(1)
+        assert model.known(inputs) != bool(found), "by hand first, then by the modules"
+        logits, trace = model.run(inputs)
+        logits.square().sum().backward()
+        found.append((logits, *trace, *(parameter.grad for parameter in model.parameters())))
+        model.heads[-1].register_forward_hook(ignore)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert all(torch.isfinite(part).all() and part.any() for part in found[0])
+
+
+def ignore(*_: Any) -> None:
+    """A hook that does nothing."""
+
+
+def test_a_length_of_zero_has_no_gradient_by_hand_either() -> None:
+    """Rows that were erased whole have no direction; the machine of the modules is the judge."""
+    found = []
+    for hooked in (False, True):
+        model = machine(start="learned")
+        model.memory.data[1] = 0
+        if hooked:
+            model.heads[0].register_forward_hook(ignore)
+        gradients(model)
+        found.append(model.memory.grad)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attention", "scoring", "options"),
+    [
+        ("ntm", "scaled_dot", {}),
+        ("soft", "additive", {}),
+        ("ntm", "cosine", {"controller": "feedforward"}),
+        ("ntm", "cosine", {"compile": True}),
+        ("ntm", "cosine", {"rows": 6, "eval_rows": 1}),
+    ],
+)
+def test_what_is_done_by_hand(attention: str, scoring: str, options: dict[str, Any]) -> None:
+    inputs = torch.zeros(1, 2, 9)
+    assert machine().known(inputs)
+    assert machine(attention, scoring, **options).known(inputs) == ("eval_rows" in options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not machine().known(inputs)
+
+
 def compiled_equals_eager(attention: str, scoring: str | None, **options: Any) -> None:
     eager, quick = (machine(attention, scoring, compile=word, **options) for word in (False, True))
     inputs = PROBLEMS["copy"].draw(0, [0, 1, 2], Size(4)).inputs
@@ -502,7 +566,7 @@ def test_sequences_of_many_lengths_are_one_compilation() -> None:
 @pytest.mark.usefixtures("traced")
 def test_batches_of_other_sizes_run_the_step_as_it_is() -> None:
     torch._dynamo.utils.counters.clear()
-    eager, quick = machine(compile=False), machine(compile=True)
+    eager, quick = (machine("soft", "additive", compile=word) for word in (False, True))
     gradients(quick)
     for examples in (1, 2, 4):
         expected = gradients(eager, examples=examples)
@@ -516,23 +580,23 @@ def test_without_a_cpp_compiler_it_says_so_once_and_runs_eagerly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    model = machine(compile=True)
+    model = machine("soft", "additive", compile=True)
     for _ in range(2):
         found = gradients(model)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "runs as it is" in said[0] and "no-such-compiler" in said[0]
-    expected = gradients(machine(compile=False))
+    expected = gradients(machine("soft", "additive", compile=False))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.usefixtures("traced")
 def test_auto_compiles_once_a_run_is_long_enough_and_a_resumed_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory_machines, "EARNED", 20)
-    model = machine()
+    model = machine("soft", "additive")
     gradients(model)
     gradients(model)
     assert model.compiled is None, "18 steps"
-    resumed = machine()
+    resumed = machine("soft", "additive")
     resumed.load_state_dict(model.state_dict())
     gradients(model)
     gradients(resumed)
