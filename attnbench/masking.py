@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,24 +51,62 @@ def check_mask(mask: Tensor | None, queries: int, keys: int) -> None:
 
 
 def masked_softmax(
-    scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "*#batch #Q K"] | None = None
+    scores: Float[Tensor, "*batch Q K"],
+    mask: Bool[Tensor, "*#batch #Q K"] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Float[Tensor, "*batch Q K"]:
     """Softmax over the last dimension, over the keys that the mask allows.
 
     weights[..., i, j] = mask[..., i, j] exp(scores[..., i, j]) / sum over allowed l of exp(scores[..., i, l])
 
     A masked key has weight 0 whatever its score, NaN and infinity included. A row that may attend nothing is
-    all zeros, with zero gradient. `scores` is not written to.
+    all zeros, with zero gradient. `scores` is not written to, unless `overwrite` allows it.
+
+    Args:
+        scores: as above.
+        mask: True where a query may attend.
+        overwrite: let the weights take the scores' place, which saves the time and the memory of a second tensor: for
+            scores that nobody else holds, and that were made by what does not keep them for its gradient, as a product
+            of matrices does not.
 
     Raises:
         TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
     """
+    if mask is not None:
+        check_mask(mask, scores.shape[-2], scores.shape[-1])
+    if overwrite and not torch.compiler.is_compiling() and not torch.is_autocast_enabled(scores.device.type):
+        hidden = None if mask is None else ~mask
+        weights: Tensor = _SoftmaxInPlace.apply(scores, hidden)  # type: ignore[no-untyped-call]
+        return weights
     if mask is None:
         return torch.softmax(scores, dim=-1)
-    check_mask(mask, scores.shape[-2], scores.shape[-1])
     hidden = ~mask
     lowest = torch.finfo(scores.dtype).min  # finite, so that an empty row is 0/K and not NaN
     return torch.softmax(scores.masked_fill(hidden, lowest), dim=-1).masked_fill(hidden, 0.0)
+
+
+class _SoftmaxInPlace(torch.autograd.Function):
+    """`masked_softmax` written over its scores; a compiler fuses the passes by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, hidden: Tensor | None) -> Tensor:
+        """Turn scores into weights."""
+        if hidden is not None:
+            scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
+        torch.softmax(scores, dim=-1, out=scores)
+        if hidden is not None:
+            scores.masked_fill_(hidden, 0.0)
+        ctx.mark_dirty(scores)
+        ctx.save_for_backward(scores, hidden)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Give what softmax gives, whatever comes back from a hidden key."""
+        weights, hidden = ctx.saved_tensors
+        shown = grad if hidden is None else grad.masked_fill(hidden, 0.0)
+        return torch.ops.aten._softmax_backward_data(shown, weights, -1, weights.dtype), None
 
 
 def masked_sparsemax(

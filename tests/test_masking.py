@@ -50,6 +50,29 @@ def test_the_scores_are_not_written_to():
     assert torch.equal(scores, before)
 
 
+@pytest.mark.parametrize("mask", [None, torch.tensor([[[True, True, False]], [[False] * 3]])])
+def test_weights_in_the_place_of_their_scores_are_the_same_to_the_second_derivative(mask):
+    def made(scores, overwrite):
+        return masked_softmax(2 * scores, mask, overwrite=overwrite)
+
+    scores = torch.randn(2, 4, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    grad = torch.arange(24.0, dtype=torch.double).view(2, 4, 3)
+    twice = [
+        [weights, *torch.autograd.grad(weights, scores, grad)] for weights in (made(scores, True), made(scores, False))
+    ]
+    torch.testing.assert_close(*twice)
+    assert torch.autograd.gradcheck(made, (scores, True)) and torch.autograd.gradgradcheck(made, (scores, True))
+    product = torch.randn(2, 4, 3)
+    assert masked_softmax(product, mask, overwrite=True).data_ptr() == product.data_ptr()
+
+
+def test_what_comes_back_from_a_hidden_key_is_not_looked_at():
+    product = torch.zeros(1, 1, 2, requires_grad=True)
+    weights = masked_softmax(1 * product, torch.tensor([[[True, False]]]), overwrite=True)
+    weights.backward(torch.tensor([[[1.0, math.nan]]]))
+    assert product.grad.tolist() == [[[0.0, 0.0]]]
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_masked_score_does_not_matter_whatever_it_is(poison):
     mask = torch.tensor([[[True, True, False]]])

@@ -6,7 +6,17 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import NORMALISERS, Attention, MakeScore, Normaliser, Register, check_mask, hide_masked, hookimpl
+from attnbench import (
+    NORMALISERS,
+    Attention,
+    MakeScore,
+    Normaliser,
+    Register,
+    check_mask,
+    hide_masked,
+    hookimpl,
+    masked_softmax,
+)
 
 
 class MultiHead(Attention):
@@ -83,10 +93,14 @@ class MultiHead(Attention):
             project(x.transpose(0, first)).unflatten(-1, (self.num_heads, -1)).permute(order)
             for project, x in ((self.query, query), (self.key, key), (self.value, value))
         )
-        if fused and (factors := self.score.factor(q_BHQd, k_BHKd)) is not None:
+        factors = self.score.factor(q_BHQd, k_BHKd) if self.normaliser == "softmax" else None
+        if factors is not None and not need_weights:
             heads = F.scaled_dot_product_attention(*factors, v_BHKd, attn_mask=allowed, scale=1.0)
         else:
-            weights = NORMALISERS[self.normaliser](self.score(q_BHQd, k_BHKd), allowed)
+            if factors is not None:
+                weights = masked_softmax(factors[0] @ factors[1].mT, allowed, overwrite=True)
+            else:
+                weights = NORMALISERS[self.normaliser](self.score(q_BHQd, k_BHKd), allowed)
             heads = weights @ v_BHKd
         context = self.out(heads.transpose(1, 2).flatten(-2))
         if mask is not None:  # the bias of the output projection must not fill a row that attends nothing

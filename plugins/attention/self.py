@@ -72,7 +72,7 @@ class SelfAttention(Attention):
         q, k, v = self.query(query), self.key(key), self.value(value)
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale), None
-        weights = masked_softmax(self.scale * q @ k.mT, mask)
+        weights = masked_softmax(self.scale * q @ k.mT, mask, overwrite=True)
         return weights @ v, weights.unsqueeze(1)
 
 

@@ -6,7 +6,17 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import NORMALISERS, Attention, MakeScore, Normaliser, Register, check_mask, hide_masked, hookimpl
+from attnbench import (
+    NORMALISERS,
+    Attention,
+    MakeScore,
+    Normaliser,
+    Register,
+    check_mask,
+    hide_masked,
+    hookimpl,
+    masked_softmax,
+)
 
 
 class Soft(Attention):
@@ -53,10 +63,13 @@ class Soft(Attention):
         """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
         check_mask(mask, query.shape[-2], key.shape[-2])
         key, value = hide_masked(mask, key, value)
-        fused = not need_weights and self.normaliser == "softmax"
-        if fused and (factors := self.score.factor(query, key)) is not None:
+        factors = self.score.factor(query, key) if self.normaliser == "softmax" else None
+        if factors is not None and not need_weights:
             return F.scaled_dot_product_attention(*factors, value, attn_mask=mask, scale=1.0), None
-        weights = NORMALISERS[self.normaliser](self.score(query, key), mask)
+        if factors is not None:
+            weights = masked_softmax(factors[0] @ factors[1].mT, mask, overwrite=True)
+        else:
+            weights = NORMALISERS[self.normaliser](self.score(query, key), mask)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 
 
