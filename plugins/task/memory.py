@@ -98,7 +98,7 @@ class Memory(Task):
 
     recipe: ClassVar[Mapping[str, Any]] = {
         "defaults": [{"override /attention": "ntm"}, {"override /scoring": "cosine"}],
-        "trainer": {"max_steps": 2_000, "batch_size": 4, "val_every": 100, "eval_batch_size": 100, "images": 1},
+        "trainer": {"max_steps": 2_000, "batch_size": 8, "val_every": 100, "eval_batch_size": 100, "images": 1},
         "optimizer": {"lr": 3e-3, "warmup": 0.0},
     }
     primary = "bits_wrong"
