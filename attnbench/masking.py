@@ -75,7 +75,7 @@ def masked_softmax(
     """
     if mask is not None:
         check_mask(mask, scores.shape[-2], scores.shape[-1])
-    if overwrite and not torch.compiler.is_compiling() and not torch.is_autocast_enabled(scores.device.type):
+    if overwrite and not _rewritten(scores):
         hidden = None if mask is None else ~mask
         weights: Tensor = _SoftmaxInPlace.apply(scores, hidden)  # type: ignore[no-untyped-call]
         return weights
@@ -86,8 +86,16 @@ def masked_softmax(
     return torch.softmax(scores.masked_fill(hidden, lowest), dim=-1).masked_fill(hidden, 0.0)
 
 
+def _rewritten(x: Tensor) -> bool:
+    """Tell whether operations are compiled, cast or, by torch.func, transformed: each of which wants them plain."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return True
+    transformed: bool = torch._C._are_functorch_transforms_active()  # what autograd.Function.apply asks too
+    return transformed
+
+
 class _SoftmaxInPlace(torch.autograd.Function):
-    """`masked_softmax` written over its scores; a compiler fuses the passes by itself."""
+    """`masked_softmax` written over its scores."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, hidden: Tensor | None) -> Tensor:

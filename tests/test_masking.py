@@ -66,6 +66,15 @@ def test_weights_in_the_place_of_their_scores_are_the_same_to_the_second_derivat
     assert masked_softmax(product, mask, overwrite=True).data_ptr() == product.data_ptr()
 
 
+def test_weights_in_the_place_of_their_scores_can_be_mapped_over_examples():
+    def first(scores):
+        return masked_softmax(2 * scores, overwrite=True)[0, 0]
+
+    scores = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mapped = torch.func.vmap(torch.func.grad(first))(scores)
+    torch.testing.assert_close(mapped, torch.autograd.grad(torch.softmax(2 * scores, dim=-1)[:, 0, 0].sum(), scores)[0])
+
+
 def test_what_comes_back_from_a_hidden_key_is_not_looked_at():
     product = torch.zeros(1, 1, 2, requires_grad=True)
     weights = masked_softmax(1 * product, torch.tensor([[[True, False]]]), overwrite=True)
