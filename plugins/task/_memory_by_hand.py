@@ -338,7 +338,10 @@ class Steps(torch.autograd.Function):
     def forward(ctx: Any, sizes: Sizes, x: Float[Tensor, "T B G"], *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do them all."""
         state, weights = State(*(part.contiguous() for part in given[:5])), Weights(*given[5:])
-        weights = weights._replace(strength=weights.strength.exp())
+        order = sizes.order()
+        weights = weights._replace(
+            telling=weights.telling[order], bias=weights.bias[order], strength=weights.strength.exp()
+        )
         tracked = any(ctx.needs_input_grad)
         states, ctx.kept = [], []
         for at in x.unbind(0):
@@ -346,7 +349,7 @@ class Steps(torch.autograd.Function):
             states.append(state)
             if tracked:
                 ctx.kept.append(kept)
-        ctx.sizes, ctx.weights = sizes, weights
+        ctx.sizes, ctx.weights, ctx.order = sizes, weights, order
         h, reads, looked = (torch.stack([getattr(one, part) for one in states]) for part in ("h", "reads", "looked"))
         ctx.mark_non_differentiable(looked)
         return h, reads, looked
@@ -364,6 +367,7 @@ class Steps(torch.autograd.Function):
             state, gradients = step_back(state, one, ctx.weights, sizes)
             found.append(gradients)
         gates, told, strength = (torch.stack(parts[::-1]) for parts in zip(*found, strict=True))
+        told = told[..., ctx.order.argsort()]
         seen, h = torch.cat([one.seen for one in kept]), torch.cat([one.h for one in kept])
         to_gating, to_telling = gates.flatten(0, 1).t() @ seen, told.flatten(0, 1).t() @ h
         return None, gates, *state, to_gating, to_telling, told.sum((0, 1)), strength.sum((0, 1))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attnbench import Attention, MakeAttention
 
 from ._memory_by_hand import Sizes, Steps, Weights
+from ._memory_compiled import CompiledSteps, library
 
 Controller = Literal["lstm", "feedforward"]
 Start = Literal["constant", "learned", "random"]
@@ -207,7 +208,8 @@ class TuringMachine(nn.Module):
         start: what the memory holds at first: 1e-6 everywhere (Collier and Beel 2018), learned rows, or noise.
         write_first: whether a step writes before it reads.
         eval_rows: rows when not in training; null takes as many.
-        compiling: whether a step is compiled in training; "auto": from step EARNED on.
+        compiling: whether steps are compiled: all at once where `CompiledSteps` knows the heads, else one, in training,
+            with "auto" from step EARNED on.
 
     Raises ValueError when a size is not positive, learned rows are to be of two numbers, or the attention has no
     weights to write with.
@@ -240,7 +242,7 @@ class TuringMachine(nn.Module):
         self.compiled: Step | None = None
         self.batch = 0  # examples in a batch that the compiled step takes
         self.trained: Tensor
-        self.register_buffer("trained", torch.tensor(0))  # steps so far; a resumed run compiles when it would have
+        self.register_buffer("trained", torch.tensor(0))  # steps by modules; a resumed run compiles when it would have
         make = (make_attention(controller_dim, width, width) for _ in range(read_heads + write_heads))
         self.heads = nn.ModuleList(make)
         if not all(head.has_weights for head in self.attentions()):
@@ -270,58 +272,62 @@ class TuringMachine(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "B T I"]) -> Float[Tensor, "B T O"]:
         """Give the logits at every step."""
-        if self.known(inputs):
-            h, reads, _ = self.by_hand(inputs)
+        if (steps := self.at_once(inputs)) is not None:
+            h, reads, _ = self.whole(inputs, steps)
             return self.logits(h, reads)
-        steps = zip(*((state.controller[0], state.reads) for state in self.states(inputs)), strict=True)
-        return self.logits(*(torch.stack(parts, dim=1) for parts in steps))
+        found = zip(*((state.controller[0], state.reads) for state in self.states(inputs)), strict=True)
+        return self.logits(*(torch.stack(parts, dim=1) for parts in found))
 
     def run(self, inputs: Float[Tensor, "B T I"]) -> tuple[Float[Tensor, "B T O"], Trace]:
         """Give the logits at every step, and what was done."""
-        if self.known(inputs):
-            h, reads, looked = self.by_hand(inputs)
+        if (steps := self.at_once(inputs)) is not None:
+            h, reads, looked = self.whole(inputs, steps)
         else:
-            steps = [
+            found = [
                 (state.controller[0], state.reads, torch.cat([overall(weights) for weights in state.looked], dim=1))
                 for state in self.states(inputs)
             ]
-            h, reads, looked = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+            h, reads, looked = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
         readings, writings = looked.tensor_split([self.read_heads], dim=2)
         adds = torch.stack([writer(h)[1] for writer in self.writers], dim=2)
         return self.logits(h, reads), Trace(writings, readings, adds, reads)
 
-    def known(self, inputs: Tensor) -> bool:
-        """Tell whether all steps may be done by hand: such heads, seen by no hook, and none wanted compiled."""
+    def at_once(self, inputs: Tensor) -> type[Steps] | type[CompiledSteps] | None:
+        """Give what may do all steps as one operation, where the heads are ones that it knows and no hook sees them."""
         heads: list[Any] = list(self.heads)
-        return (
-            self.compiling is not True
-            and isinstance(self.controller, LSTM)
+        if not (
+            isinstance(self.controller, LSTM)
             and all(is_shipped(head, "attention.ntm.NTM") for head in heads)
             and all(is_shipped(head.score, "scoring.cosine.Cosine") for head in heads)
             and heads[0].parts[3] // 2 <= min(self.rows, self.eval_rows or self.rows)
             and not any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
             and not torch.is_autocast_enabled(inputs.device.type)
-        )
+        ):
+            return None
+        in_c = inputs.device.type == "cpu" and inputs.dtype == torch.float32
+        if self.compiling and in_c and library() is not None:
+            return CompiledSteps
+        return None if self.compiling is True and not in_c else Steps
 
-    def by_hand(self, inputs: Float[Tensor, "B T I"]) -> tuple[Tensor, Tensor, Tensor]:
+    def whole(
+        self, inputs: Float[Tensor, "B T I"], steps: type[Steps] | type[CompiledSteps]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Do all steps: give h [B, T, H], what was read [B, T, R], and where the heads looked [B, T, heads, N]."""
-        if self.training:
-            self.trained += inputs.shape[1]
         controller: Any = self.controller
         heads: list[Any] = list(self.heads)
         writers: list[Any] = list(self.writers)
         sizes = Sizes(self.read_heads, len(writers), self.width, heads[0].parts[3], self.write_first)
-        layers, order = [*(head.head for head in heads), *(writer.project for writer in writers)], sizes.order()
+        layers = [*(head.head for head in heads), *(writer.project for writer in writers)]
         weights = Weights(
             controller.rh.weight,
-            torch.cat([layer.weight for layer in layers])[order],
-            torch.cat([layer.bias for layer in layers])[order],
+            torch.cat([layer.weight for layer in layers]),
+            torch.cat([layer.bias for layer in layers]),
             torch.stack([head.score.log_beta for head in heads]).unsqueeze(-1),
         )
         x, memory = self.controller.x(inputs).transpose(0, 1), self.fresh(inputs).mT
         reads, looked = inputs.new_zeros(len(inputs), self.read), x.new_zeros(len(inputs), len(heads), memory.shape[2])
         looked[..., 0] = 1
-        found = Steps.apply(sizes, x, reads, memory, *self.controller.begin(len(inputs)), looked, *weights)  # type: ignore[no-untyped-call]
+        found = steps.apply(sizes, x, reads, memory, *self.controller.begin(len(inputs)), looked, *weights)  # type: ignore[no-untyped-call]
         h, reads, looked = (part.transpose(0, 1) for part in found)
         return h, reads, looked
 

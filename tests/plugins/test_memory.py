@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 from attnbench.plugins.task import _memory_machines
+from attnbench.plugins.task._memory_by_hand import Steps
+from attnbench.plugins.task._memory_compiled import CompiledSteps, library
 from attnbench.plugins.task._memory_machines import TuringMachine, lstm_like, write
 from attnbench.plugins.task._memory_problems import PROBLEMS, Size, best_foresight, chances
 from attnbench.plugins.task.memory import Memory
@@ -478,7 +480,7 @@ def test_steps_by_hand_are_those_of_the_modules(
     for _ in range(2):
         model.zero_grad()
         torch.manual_seed(1)
-        assert model.known(inputs) != bool(found), "by hand first, then by the modules"
+        assert model.at_once(inputs) is (None if found else Steps), "by hand first, then by the modules"
         logits, trace = model.run(inputs)
         logits.square().sum().backward()
         found.append((logits, *trace, *(parameter.grad for parameter in model.parameters())))
@@ -492,11 +494,77 @@ def ignore(*_: Any) -> None:
     """A hook that does nothing."""
 
 
-def test_a_length_of_zero_has_no_gradient_by_hand_either() -> None:
+needs_c = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+
+@needs_c
+@pytest.mark.parametrize("write_first", [False, True])
+@pytest.mark.parametrize(("read_heads", "write_heads"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("start", "max_shift", "rows"), [("constant", 1, 40), ("learned", 0, 6), ("learned", 3, 37)])
+def test_steps_in_c_are_those_by_hand(
+    start: Any, max_shift: int, rows: int, read_heads: int, write_heads: int, write_first: bool
+) -> None:
+    """The judge computes in float64; errors are told as shares of an array's largest number."""
+    torch.manual_seed(0)
+    sizes = {"rows": rows, "width": 9, "read_heads": read_heads, "write_heads": write_heads}
+    task = Memory(controller_dim=11, start=start, write_first=write_first, **sizes)
+    model: Any = task.model(attend(max_shift=max_shift))
+    batch = PROBLEMS["copy"].draw(0, [0, 1, 2, 3, 4], Size(4))
+    found: list[Any] = []
+    for kind, steps in ((torch.float32, CompiledSteps), (torch.float64, Steps)):
+        model.to(kind).zero_grad()
+        inputs = batch.inputs.to(kind)
+        assert model.at_once(inputs) is steps
+        logits, trace = model.run(inputs)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.targets.to(kind)).backward()
+        with torch.no_grad():
+            torch.testing.assert_close(model.eval()(inputs), logits), "nothing is kept, and nothing else changes"
+        found.append((logits, *trace, *(parameter.grad for parameter in model.train().parameters())))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-4 * float(theirs.detach().abs().max()))
+    assert all(part.any() for part in found[0])
+
+
+@needs_c
+@pytest.mark.parametrize("name", ["heads.0.score.log_beta", "heads.1.head.bias", "writers.0.project.bias", "memory"])
+def test_what_is_no_number_stays_none_in_c(name: str) -> None:
+    """So that a step whose gradient is not finite is seen, and skipped."""
+    model = machine(start="learned")
+    with torch.no_grad():
+        model.get_parameter(name).fill_(math.nan)
+    found = gradients(model)
+    assert not any(torch.isfinite(found[part]).any() for part in ("controller.rh.weight", "memory"))
+
+
+@needs_c
+def test_the_steps_in_c_leave_the_processor_as_it_was() -> None:
+    tiny = torch.tensor(1e-40)
+    gradients(machine())
+    assert float(tiny * 0.5) > 0, "numbers next to nothing are something again"
+
+
+def test_without_a_c_compiler_it_says_so_once_and_computes_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    library.cache_clear()
+    try:
+        found = gradients(machine()), gradients(machine(compile=True))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1 and "cannot be compiled" in said[0] and "no-such-compiler" in said[0]
+    finally:
+        library.cache_clear()
+    assert all(
+        torch.equal(one[name], value) for name, value in gradients(machine(compile=False)).items() for one in found
+    )
+
+
+@pytest.mark.parametrize("word", [False, pytest.param(True, marks=needs_c)])
+def test_a_length_of_zero_has_no_gradient_at_once_either(word: bool) -> None:
     """Rows that were erased whole have no direction; the machine of the modules is the judge."""
     found = []
     for hooked in (False, True):
-        model = machine(start="learned")
+        model = machine(start="learned", compile=False if hooked else word)
         model.memory.data[1] = 0
         if hooked:
             model.heads[0].register_forward_hook(ignore)
@@ -506,21 +574,27 @@ def test_a_length_of_zero_has_no_gradient_by_hand_either() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "scoring", "options"),
+    ("attention", "scoring", "options", "how"),
     [
-        ("ntm", "scaled_dot", {}),
-        ("soft", "additive", {}),
-        ("ntm", "cosine", {"controller": "feedforward"}),
-        ("ntm", "cosine", {"compile": True}),
-        ("ntm", "cosine", {"rows": 6, "eval_rows": 1}),
+        ("ntm", "cosine", {"compile": False}, Steps),
+        ("ntm", "cosine", {"rows": 6, "eval_rows": 1, "compile": False}, Steps),
+        pytest.param("ntm", "cosine", {}, CompiledSteps, marks=needs_c),
+        pytest.param("ntm", "cosine", {"compile": True}, CompiledSteps, marks=needs_c),
+        ("ntm", "scaled_dot", {}, None),
+        ("soft", "additive", {}, None),
+        ("ntm", "cosine", {"controller": "feedforward"}, None),
     ],
 )
-def test_what_is_done_by_hand(attention: str, scoring: str, options: dict[str, Any]) -> None:
-    inputs = torch.zeros(1, 2, 9)
-    assert machine().known(inputs)
-    assert machine(attention, scoring, **options).known(inputs) == ("eval_rows" in options)
+def test_what_does_all_steps_at_once(attention: str, scoring: str, options: dict[str, Any], how: Any) -> None:
+    model, inputs = machine(attention, scoring, **options), torch.zeros(1, 2, 9)
+    assert model.at_once(inputs) is how
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not machine().known(inputs)
+        assert model.at_once(inputs) is None
+    if how is CompiledSteps:
+        wide = model.double().at_once(inputs.double())
+        assert wide is (None if options.get("compile") else Steps), (
+            "float32 alone; what is to be compiled, by its modules"
+        )
 
 
 def compiled_equals_eager(attention: str, scoring: str | None, **options: Any) -> None:
@@ -535,7 +609,8 @@ def compiled_equals_eager(attention: str, scoring: str | None, **options: Any) -
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
-    ("attention", "scoring", "controller"), [*((*m, "lstm") for m in MACHINES), ("ntm", "cosine", "feedforward")]
+    ("attention", "scoring", "controller"),
+    [("ntm", "scaled_dot", "lstm"), *((*m, "lstm") for m in MACHINES[1:]), ("ntm", "cosine", "feedforward")],
 )
 def test_a_compiled_step_is_the_eager_one_whatever_addresses(
     attention: str, scoring: str | None, controller: str
@@ -547,13 +622,13 @@ def test_a_compiled_step_is_the_eager_one_whatever_addresses(
 @pytest.mark.usefixtures("plain_signatures")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_a_step_translated_into_cpp_is_the_eager_one() -> None:
-    compiled_equals_eager("ntm", "cosine")
+    compiled_equals_eager("ntm", "scaled_dot")
 
 
 @pytest.mark.usefixtures("traced")
 def test_sequences_of_many_lengths_are_one_compilation() -> None:
     torch._dynamo.utils.counters.clear()
-    model = machine(compile=True)
+    model = machine("ntm", "scaled_dot", compile=True)
     for length in range(1, 12):
         gradients(model, length)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
