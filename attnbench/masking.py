@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -115,6 +116,26 @@ class _SoftmaxInPlace(torch.autograd.Function):
         weights, hidden = ctx.saved_tensors
         shown = grad if hidden is None else grad.masked_fill(hidden, 0.0)
         return torch.ops.aten._softmax_backward_data(shown, weights, -1, weights.dtype), None
+
+
+def fused_attention(
+    query: Float[Tensor, "*B Q D"],
+    key: Float[Tensor, "*B K D"],
+    value: Float[Tensor, "*B K Dv"],
+    mask: Bool[Tensor, "*#B #Q K"] | None = None,
+    *,
+    scale: float = 1.0,
+) -> Float[Tensor, "*B Q Dv"]:
+    """`masked_softmax(scale query·key, mask) value` on torch's fused kernel, which never holds all weights at once.
+
+    The kernel is for four dimensions: handed three, torch computes the weights after all, and takes twice as long. On a
+    CPU it also wants a value as wide as the key.
+    """
+    if query.dim() != 3:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    q, k, v = (x.unsqueeze(1) for x in (query, key, value))
+    allowed = None if mask is None else mask.unsqueeze(1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale).squeeze(1)
 
 
 def masked_sparsemax(

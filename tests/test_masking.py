@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench import check_mask, hide_masked, masked_softmax, valid_lengths_to_mask
+from attnbench import check_mask, fused_attention, hide_masked, masked_softmax, valid_lengths_to_mask
 
 
 def test_lengths_of_examples_become_a_mask_for_all_their_queries():
@@ -116,3 +116,30 @@ def test_nan_in_padding_reaches_neither_values_nor_keys():
     poisoned = torch.tensor([[[1.0], [math.nan]]])
     key, value = hide_masked(mask, poisoned, poisoned)
     assert key.tolist() == value.tolist() == [[[1.0], [0.0]]]
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3), ()])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_fused_attention_is_the_plain_one(shape, rows):
+    query, key, value = (torch.randn(*shape, n, 6, dtype=torch.double) for n in (4, 5, 5))
+    mask = torch.rand(*shape, rows, 5) > 0.4
+    mask[..., 0, :] = False
+    plain = masked_softmax(0.3 * query @ key.mT, mask) @ value
+    torch.testing.assert_close(fused_attention(query, key, value, mask, scale=0.3), plain)
+    assert not fused_attention(query, key, value, mask)[..., 0, :].any(), "a row that may attend nothing"
+    assert not fused_attention(query, key, value, scale=0.3).isnan().any()
+
+
+def test_of_three_dimensions_the_fused_kernel_is_used_too():
+    names = set()
+
+    class Names(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.add(func.name())
+            return func(*args, **(kwargs or {}))
+
+    query, key, value = (torch.randn(2, n, 8) for n in (4, 5, 5))
+    with Names():
+        fused_attention(query, key, value, torch.ones(2, 1, 5, dtype=torch.bool))
+    assert any("flash_attention" in name for name in names), names
+    assert not any("softmax" in name for name in names)

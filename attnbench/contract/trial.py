@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attnbench.interfaces import Attention, MakeScore, ScoringFunction, Task
-from attnbench.masking import check_mask, hide_masked, masked_softmax
+from attnbench.masking import check_mask, fused_attention, hide_masked, masked_softmax
 from attnbench.registry import Component, Registry
 from attnbench.schema import UsageError, takes_score
 
@@ -79,7 +79,7 @@ class Weigh(Attention):
         check_mask(mask, query.shape[-2], key.shape[-2])
         key, value = hide_masked(mask, key, value)
         if not need_weights and (factors := self.score.factor(query, key)) is not None:
-            return F.scaled_dot_product_attention(*factors, value, attn_mask=mask, scale=1.0), None
+            return fused_attention(*factors, value, mask), None
         weights = masked_softmax(self.score(query, key), mask)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from attnbench import (
     Normaliser,
     Register,
     check_mask,
+    fused_attention,
     hide_masked,
     hookimpl,
     masked_softmax,
@@ -95,7 +95,7 @@ class MultiHead(Attention):
         )
         factors = self.score.factor(q_BHQd, k_BHKd) if self.normaliser == "softmax" else None
         if factors is not None and not need_weights:
-            heads = F.scaled_dot_product_attention(*factors, v_BHKd, attn_mask=allowed, scale=1.0)
+            heads = fused_attention(*factors, v_BHKd, allowed)
         else:
             if factors is not None:
                 weights = masked_softmax(factors[0] @ factors[1].mT, allowed, overwrite=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, Register, check_mask, fused_attention, hide_masked, hookimpl, masked_softmax
 
 
 class SelfAttention(Attention):
@@ -71,7 +70,7 @@ class SelfAttention(Attention):
         key, value = hide_masked(mask, key, value)
         q, k, v = self.query(query), self.key(key), self.value(value)
         if not need_weights:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale), None
+            return fused_attention(q, k, v, mask, scale=self.scale), None
         weights = masked_softmax(self.scale * q @ k.mT, mask, overwrite=True)
         return weights @ v, weights.unsqueeze(1)
 

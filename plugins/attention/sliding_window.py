@@ -10,7 +10,16 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import (
+    Attention,
+    MakeScore,
+    Register,
+    check_mask,
+    fused_attention,
+    hide_masked,
+    hookimpl,
+    masked_softmax,
+)
 
 SMALLEST = 16  # queries in a block: fewer make the products too small to be fast
 
@@ -80,7 +89,7 @@ class SlidingWindow(Attention):
             allowed = allowed & rows.gather(-1, j.clamp(0, keys - 1).expand(len(mask), -1, size, -1))
             key_BNWD, value_BNWD = hide_masked(allowed, key_BNWD, value_BNWD)  # allowed to queries elsewhere only
         if not need_weights and (factors := self.score.factor(query_BNSD, key_BNWD)) is not None:
-            context = F.scaled_dot_product_attention(*factors, value_BNWD, attn_mask=allowed, scale=1.0)
+            context = fused_attention(*factors, value_BNWD, allowed)
             return context.flatten(1, 2)[:, :queries], None
         weights = masked_softmax(self.score(query_BNSD, key_BNWD), allowed)
         context = (weights @ value_BNWD).flatten(1, 2)[:, :queries]

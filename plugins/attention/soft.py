@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from attnbench import (
     Normaliser,
     Register,
     check_mask,
+    fused_attention,
     hide_masked,
     hookimpl,
     masked_softmax,
@@ -65,7 +65,7 @@ class Soft(Attention):
         key, value = hide_masked(mask, key, value)
         factors = self.score.factor(query, key) if self.normaliser == "softmax" else None
         if factors is not None and not need_weights:
-            return F.scaled_dot_product_attention(*factors, value, attn_mask=mask, scale=1.0), None
+            return fused_attention(*factors, value, mask), None
         if factors is not None:
             weights = masked_softmax(factors[0] @ factors[1].mT, mask, overwrite=True)
         else:
