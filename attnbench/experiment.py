@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import MeanMetric
 
 from attnbench.interfaces import Attention, AttentionMap, Task
@@ -44,8 +45,9 @@ def _rank() -> tuple[int, int]:
 class TrainBatches(Sampler[list[int]]):
     """The training batches, pass after pass, cut into rounds of `round_steps`, each ended by a validation.
 
-    Lightning takes a round for an epoch. Which examples step s holds is a function of (seed, s) alone, so that a
-    resumed run sees what it would have seen. Processes share out the examples of each step.
+    Lightning takes a round for an epoch, and a stride of it for a batch (see `Strides`). Which examples step s holds is
+    a function of (seed, s) alone, so that a resumed run sees what it would have seen. Processes share out the examples
+    of each step.
 
     Args:
         size: the number of examples.
@@ -77,14 +79,18 @@ class TrainBatches(Sampler[list[int]]):
         self.first = epoch if self.first is None else self.first
         self.round = epoch
 
+    @property
+    def start(self) -> int:
+        """Count the steps before this round."""
+        return self.done + (self.round - (self.first or 0)) * self.round_steps
+
     def __len__(self) -> int:
         return self.round_steps
 
     def __iter__(self) -> Iterator[list[int]]:
         rank, processes = _rank()
         order: list[int] = []
-        start = self.done + (self.round - (self.first or 0)) * self.round_steps
-        for step in range(start, start + self.round_steps):
+        for step in range(self.start, self.start + self.round_steps):
             number, place = divmod(step, self.steps_per_pass)
             if not order or place == 0:
                 order = self._order(number).tolist()
@@ -102,6 +108,38 @@ class TrainBatches(Sampler[list[int]]):
         whole = self.size // self.step_size
         steps = order[: whole * self.step_size].view(whole, self.step_size)
         return torch.cat([steps[torch.randperm(whole, generator=generator)].flatten(), order[steps.numel() :]])
+
+
+class Strides(Sampler[list[list[int]]]):
+    """The steps of a round, several at a time, up to the last of the run.
+
+    Lightning is handed a stride for a batch: between two batches it spends longer than a small model on a step.
+    """
+
+    def __init__(self, batches: TrainBatches, size: int, total: int) -> None:
+        self.batches, self.size, self.total = batches, size, total
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to a round."""
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.size)
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        steps = itertools.islice(self.batches, max(0, self.total - self.batches.start))
+        while stride := list(itertools.islice(steps, self.size)):
+            yield stride
+
+
+class InTurn(Dataset[Iterator[Any]]):
+    """The batches of a stride, each loaded when it is its turn."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __getitem__(self, stride: list[list[int]]) -> Iterator[Any]:
+        return (self.data[indices] for indices in stride)
 
 
 class EvalBatches(Sampler[list[int]]):
@@ -126,6 +164,11 @@ class EvalBatches(Sampler[list[int]]):
 def loader(task: Task, split: Any, batches: Sampler[list[int]]) -> DataLoader[Any]:
     """Load whole batches: a dataset gives the batch of a list of indices."""
     return DataLoader(task.data(split), sampler=batches, batch_size=None)
+
+
+def stride_loader(task: Task, batches: TrainBatches, config: TrainerConfig, total: int) -> DataLoader[Any]:
+    """Load the training batches, as many at a time as lie between two points of a curve."""
+    return DataLoader(InTurn(task.data("train")), sampler=Strides(batches, config.log_every, total), batch_size=None)
 
 
 def every(task: Task, split: Any, config: TrainerConfig) -> EvalBatches:
@@ -170,50 +213,65 @@ class Experiment(pl.LightningModule):
         model: its host.
         optimizer: the update rule.
         total_steps: of the run.
+        clip: the gradient's largest norm.
         fused: whether an update is one kernel; not in float16, whose gradients have to be unscaled before it.
     """
 
     def __init__(
-        self, task: Task, model: nn.Module, optimizer: OptimizerConfig, total_steps: int, *, fused: bool = True
+        self,
+        task: Task,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        total_steps: int,
+        *,
+        clip: float | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # several steps of Lightning's are one of ours
         self.task, self.model = task, model
         self.penalized = any(penalizes(module) for module in model.modules())
-        self.optimizer, self.total_steps, self.fused = optimizer, total_steps, fused
+        self.optimizer, self.total_steps, self.clip, self.fused = optimizer, total_steps, clip, fused
         self.stages = nn.ModuleDict(
             {stage: nn.ModuleDict({"loss": MeanMetric(), **task.metrics()}) for stage in ("val", "test")}
         )
         self.values: dict[str, Any] = {}  # of the last validation's or test's metrics, by name
         self._rng: dict[str, Any] | None = None
-        self._loss = torch.tensor(0.0)
+        self._loss = torch.tensor(0.0)  # of the last step
+        self._penalty: Tensor | None = None  # likewise
         self.skipped, self._in_a_row = 0, 0  # updates whose gradient was not finite
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; the name of the hook that runs, which Lightning sets fifty times a step, without search."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def training_step(self, batches: Iterator[Any], index: int) -> dict[str, Any]:
+        """Do a stride of steps: of each the loss, its gradient, the update, and the next rate."""
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        steps = examples = 0
+        for batch in batches:
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(self.transfer_batch_to_device(batch, self.device, 0)))
+            optimizer.step()
+            schedule.step()
+            steps, examples = steps + 1, examples + batch_size(batch)
+        return {"loss": self._loss, "penalty": self._penalty, "steps": steps, "examples": examples}
 
-    def training_step(self, batch: Any, index: int) -> Tensor | dict[str, Tensor]:
+    def loss(self, batch: Any) -> Tensor:
         """Give the task's loss, and what the attention adds to it (see `Attention.penalty`)."""
         if not self.penalized:
             loss = self.task.loss(self.model, batch)
-            self._loss = loss.detach()
-            return loss
-        with penalties(self.model) as found:
-            loss = self.task.loss(self.model, batch)
-        penalty = torch.stack(found).sum() if found else torch.zeros_like(loss)
-        self._loss = (loss + penalty).detach()
-        return {"loss": loss + penalty, "penalty": penalty.detach()}
+        else:
+            with penalties(self.model) as found:
+                loss = self.task.loss(self.model, batch)
+            penalty = torch.stack(found).sum() if found else torch.zeros_like(loss)
+            self._penalty = penalty.detach()
+            loss = loss + penalty
+        self._loss = loss.detach()
+        return loss
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave a batch where it is on a CPU; looking through it for something to move costs time at each step."""
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient's norm; take a gradient that is not finite away, so that the update changes nothing.
 
         Raises:
@@ -221,14 +279,14 @@ class Experiment(pl.LightningModule):
         """
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         values = [gradient(parameter) for parameter in trained]
-        if gradient_clip_val is None:  # a sum is finite where a norm is, and takes half its time
+        if self.clip is None:  # a sum is finite where a norm is, and takes half its time
             size = float(sum(value.sum() for value in values))
         else:
             size = float(torch.nn.utils.get_total_norm(values, foreach=True))
         if math.isfinite(size):
             self._in_a_row = 0
-            if gradient_clip_val is not None and size > gradient_clip_val:
-                torch._foreach_mul_(values, gradient_clip_val / size)
+            if self.clip is not None and size > self.clip:
+                torch._foreach_mul_(values, self.clip / size)
             return
         step = self.trainer.global_step + 1
         if not self._loss.isfinite():
@@ -406,8 +464,7 @@ class OnTraining(pl.Callback):
 class Ledger(pl.Callback):
     """Counts what a run costs, draws its curves, and ends it.
 
-    The curves of training are written here, a point every `trainer.log_every` steps: logging every step through
-    Lightning costs about a millisecond each.
+    The curves of training are written here, a point every `trainer.log_every` steps, and at the end of a round.
 
     Attributes:
         total_steps: after how many steps training ends.
@@ -469,17 +526,16 @@ class Ledger(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count; draw a point of the curves; stop after the last step."""
-        self.steps += 1
-        self.examples += batch_size(batch) * trainer.world_size
+        """Count a stride; draw a point of the curves; stop after the last step."""
+        self.steps += outputs["steps"]
+        self.examples += outputs["examples"] * trainer.world_size
         if self.steps >= self.total_steps:
             trainer.should_stop = True
-        if self.steps % self.config.log_every == 0 or trainer.should_stop:
-            self._stop_clock()
-            self.last_loss = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
-            assert isinstance(pl_module, Experiment)
-            self._draw(trainer, outputs.get("penalty"), pl_module.skipped)
-            self._start_clock()
+        self._stop_clock()
+        self.last_loss = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
+        assert isinstance(pl_module, Experiment)
+        self._draw(trainer, outputs["penalty"], pl_module.skipped)
+        self._start_clock()
 
     def _draw(self, trainer: pl.Trainer, penalty: Tensor | None, skipped: int) -> None:
         if not isinstance(trainer.logger, pl.loggers.TensorBoardLogger) or not trainer.is_global_zero:

@@ -23,7 +23,6 @@ import yaml  # type: ignore[import-untyped]
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.profilers import PassThroughProfiler
 from torch.utils.tensorboard.summary import hparams
 
 import attnbench
@@ -37,6 +36,7 @@ from attnbench.experiment import (
     every,
     loader,
     plan,
+    stride_loader,
 )
 from attnbench.folder import claim, identity, load, plain, read_checkpoint, write_result, write_text
 from attnbench.interfaces import Prediction, Task
@@ -279,7 +279,8 @@ def _fit_and_test(
     last = folder / "checkpoints" / "last.ckpt" if go_on else None
     last = last if last and last.exists() else None
     task, model = build(config, registry, folder if last else None)
-    experiment = Experiment(task, model, optimizer, 0, fused=settings.precision is not Precision.float16)
+    fused = settings.precision is not Precision.float16
+    experiment = Experiment(task, model, optimizer, 0, clip=settings.gradient_clip, fused=fused)
     done = _take_weights(experiment, last)["global_step"] if last else 0
     if go_on:
         go_on()
@@ -300,7 +301,8 @@ def _fit_and_test(
     bar = Bar(ledger, name, settings.progress_bar)
     callbacks = [Alignment(), OnTraining(settings), ledger, bar, checkpoints, Pictures(settings.images)]
     trainer = make_trainer(settings, logger, callbacks)
-    loaders = loader(task, "train", batches), loader(task, "val", every(task, "val", settings))
+    training = stride_loader(task, batches, settings, total)
+    loaders = training, loader(task, "val", every(task, "val", settings))
     with shared(folder, settings):
         try:
             with heeding_signals():
@@ -322,16 +324,6 @@ def _fit_and_test(
         logger.experiment.close()
 
 
-class Unprofiled(PassThroughProfiler):
-    """Times nothing, seventy times a step, with one context for all: Lightning's own makes a generator each time."""
-
-    nothing: contextlib.nullcontext[None] = contextlib.nullcontext()
-
-    def profile(self, action_name: str) -> contextlib.nullcontext[None]:  # type: ignore[override]
-        """Give the context that does nothing."""
-        return self.nothing
-
-
 def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Make Lightning's trainer; `Ledger` ends the run, rounds stand for its epochs.
 
@@ -345,11 +337,9 @@ def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: li
             strategy=settings.strategy,
             precision=settings.precision.value,
             max_epochs=-1,
-            gradient_clip_val=settings.gradient_clip,
             detect_anomaly=settings.detect_anomaly,
             logger=logger,
             callbacks=callbacks,
-            profiler=Unprofiled(),
             num_sanity_val_steps=0,
             log_every_n_steps=settings.log_every,
             use_distributed_sampler=False,

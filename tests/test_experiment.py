@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.experiment import EvalBatches, Experiment, TrainBatches, batch_size, make_optimizer, rate
+from attnbench.experiment import (
+    EvalBatches,
+    Experiment,
+    InTurn,
+    Strides,
+    TrainBatches,
+    batch_size,
+    make_optimizer,
+    rate,
+)
 from attnbench.schema import OptimizerConfig, OptimizerName, Schedule
 
 
@@ -45,6 +54,31 @@ def test_a_resumed_run_reads_on_where_it_was_whatever_its_rounds_are_now():
     first = list(resumed)
     resumed.set_epoch(4)
     assert first + list(resumed) == steps(TrainBatches(100, 8, 1, 0, 29), 1)[15:]
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40))
+def test_strides_are_the_steps_of_the_rounds_up_to_the_last_of_the_run(round_steps, size, total):
+    def batches():
+        return TrainBatches(20, 4, 1, 0, round_steps)
+
+    rounds = -(-total // round_steps)
+    strides = Strides(batches(), size, total)
+    seen = steps(strides, rounds)
+    assert list(itertools.chain(*seen)) == steps(batches(), rounds)[:total]
+    assert all(len(stride) <= size for stride in seen)
+    strides.set_epoch(0)
+    assert len(list(strides)) == len(strides) or total < round_steps
+
+
+def test_a_batch_of_a_stride_is_loaded_when_it_is_its_turn():
+    class Data(torch.utils.data.Dataset):
+        def __getitem__(self, indices):
+            loaded.append(indices)
+            return indices
+
+    loaded = []
+    stride = InTurn(Data())[[[0, 1], [2]]]
+    assert loaded == [] and next(stride) == [0, 1] and loaded == [[0, 1]]
 
 
 def test_gradients_of_float16_are_unscaled_before_the_update():
@@ -146,9 +180,9 @@ def test_sparse_gradients_are_clipped_as_dense_ones():
         (100 * model(torch.tensor([1, 4, 4]))).backward()
         experiment = Experiment.__new__(Experiment)
         torch.nn.Module.__init__(experiment)
-        experiment.model = model
+        experiment.model, experiment.clip = model, 0.5
         if sparse:
-            experiment.configure_gradient_clipping(torch.optim.SGD(model.parameters()), 0.5, "norm")
+            experiment.on_before_optimizer_step(torch.optim.SGD(model.parameters()))
         else:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         norms.append(model.table.weight.grad.to_dense())

@@ -43,7 +43,7 @@ class Bar(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar, as often as the curves get a point."""
-        if trainer.is_global_zero and (self.ledger.steps % self.ledger.config.log_every == 0):
+        if trainer.is_global_zero:
             self.progress.update(self.bar, completed=self.ledger.steps, loss=self.ledger.last_loss)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
