@@ -24,8 +24,8 @@ BUDGETS = {
 EXPERIMENTS = {"repeat_copy": "experiment=ntm_repeat_copy", "associative_recall": "experiment=ntm_recall"}
 MACHINES = {
     "ntm": "",
-    "content": "attention=soft scoring=additive",
-    "uniform": "attention=uniform",
+    "content": "attention=soft scoring=additive task.compile=false",
+    "uniform": "attention=uniform task.compile=true",
     "lstm": "task.machine=lstm optimizer.lr=1e-2",
     "transformer": "task.machine=transformer attention=multihead scoring=scaled_dot optimizer.lr=1e-3",
 }
