@@ -252,6 +252,8 @@ class Experiment(pl.LightningModule):
             optimizer.step()
             schedule.step()
             steps, examples = steps + 1, examples + batch_size(batch)
+            if self.trainer.received_sigterm:  # which Lightning heeds between two batches of its own
+                break
         return {"loss": self._loss, "penalty": self._penalty, "steps": steps, "examples": examples}
 
     def loss(self, batch: Any) -> Tensor:

@@ -10,7 +10,7 @@ SHIPPED = {
     f"attnbench/{path.relative_to(ROOT)}"
     for folder in ("plugins", "conf")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".yaml")
+    if path.suffix in (".py", ".yaml", ".c")
 }
 
 

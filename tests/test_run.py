@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from attnbench import UsageError
 from attnbench.__main__ import main
+from attnbench.experiment import Experiment
 from attnbench.folder import load, typed
 from attnbench.registry import Registry
 
@@ -195,6 +196,21 @@ def test_a_run_stopped_while_it_is_tested_can_go_on(cli, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert cli("resume=cut").code == 0
     assert result_of(tmp_path / "cut")["status"] == "completed"
+
+
+def test_a_signal_to_stop_is_heeded_after_the_step_that_it_came_in(cli, tmp_path, monkeypatch):
+    seen = []
+    loss = Experiment.loss
+
+    def signalled(experiment, batch):
+        seen.append(batch)
+        experiment.trainer._signal_connector.received_sigterm = len(seen) == 2
+        return loss(experiment, batch)
+
+    monkeypatch.setattr(Experiment, "loss", signalled)
+    said = cli(*SMALL, "trainer.images=0", "trainer.log_every=1000", "hydra.run.dir=cut")
+    assert said.code == 130
+    assert len(seen) == 2 == result_of(tmp_path / "cut")["steps"]
 
 
 def test_a_completed_run_is_not_run_again(cli, folder):

@@ -19,7 +19,7 @@ BUDGETS = {
     "repeat_copy": "trainer.max_steps=8000 trainer.batch_size=4 task.write_first=true",
     "associative_recall": "trainer.max_steps=4000 trainer.batch_size=16 task.rows=32 task.eval_rows=128",
     "priority_sort": "trainer.max_steps=2000 trainer.batch_size=8",
-    "ngrams": "trainer.max_steps=1000 trainer.batch_size=8",
+    "ngrams": "trainer.max_steps=500 trainer.batch_size=8",
 }
 EXPERIMENTS = {"repeat_copy": "experiment=ntm_repeat_copy", "associative_recall": "experiment=ntm_recall"}
 MACHINES = {

@@ -3,8 +3,8 @@
     python tests/benchmarks/overhead.py
 
 Both loops run in one process and take turns, 20 steps each (as many as lie between two points of a curve), so that the
-machine's changes of speed hit both alike. Printed: the median milliseconds a step of each, and their ratio pair by pair:
-median, first and third quartile.
+machine's changes of speed hit both alike. Printed: the median milliseconds a step of each, and their ratio pair by
+pair: median, first and third quartile.
 """
 
 import os
