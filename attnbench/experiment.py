@@ -228,7 +228,7 @@ class Experiment(pl.LightningModule):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # several steps of Lightning's are one of ours
+        self.automatic_optimization = False  # a batch of Lightning's is several steps
         self.task, self.model = task, model
         self.penalized = any(penalizes(module) for module in model.modules())
         self.optimizer, self.total_steps, self.clip, self.fused = optimizer, total_steps, clip, fused

@@ -24,7 +24,7 @@ BUDGETS = {
 EXPERIMENTS = {"repeat_copy": "experiment=ntm_repeat_copy", "associative_recall": "experiment=ntm_recall"}
 MACHINES = {
     "ntm": "",
-    "content": "attention=soft scoring=additive task.compile=false",
+    "content": "attention=soft scoring=bilinear task.compile=true",
     "uniform": "attention=uniform task.compile=true",
     "lstm": "task.machine=lstm optimizer.lr=1e-2",
     "transformer": "task.machine=transformer attention=multihead scoring=scaled_dot optimizer.lr=1e-3",
