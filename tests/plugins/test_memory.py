@@ -518,7 +518,7 @@ def test_steps_in_c_are_those_by_hand(
         logits, trace = model.run(inputs)
         torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.targets.to(kind)).backward()
         with torch.no_grad():
-            torch.testing.assert_close(model.eval()(inputs), logits), "nothing is kept, and nothing else changes"
+            torch.testing.assert_close(model.eval()(inputs), logits)  # nothing is kept, and nothing else changes
         found.append((logits, *trace, *(parameter.grad for parameter in model.train().parameters())))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-4 * float(theirs.detach().abs().max()))
