@@ -280,10 +280,10 @@ class Experiment(pl.LightningModule):
             Diverged: the loss is not finite, or no gradient has been for `MOST_SKIPPED` steps.
         """
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        values = [gradient(parameter) for parameter in trained]
         if self.clip is None:  # a sum is finite where a norm is, and takes half its time
-            size = float(sum(value.sum() for value in values))
+            size = float(sum(p.grad._values().sum() if p.grad.is_sparse else p.grad.sum() for p in trained))
         else:
+            values = [gradient(parameter) for parameter in trained]
             size = float(torch.nn.utils.get_total_norm(values, foreach=True))
         if math.isfinite(size):
             self._in_a_row = 0
@@ -373,26 +373,43 @@ def _single(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0
 
 
-class Both(torch.optim.Optimizer):
-    """Two optimizers as one: of the parameters with dense gradients, and of the tables with sparse ones."""
+class Parts(torch.optim.Optimizer):
+    """Optimizers as one; before them the gradients of `tables` that are rows are laid out whole.
 
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        self.parts = parts
+    The tensor that a table's are laid out in is kept, and zero but for the time of an update: to make one at each step,
+    and to read it through, costs as much as a small model.
+    """
+
+    def __init__(self, parts: list[torch.optim.Optimizer], tables: list[Tensor]) -> None:
+        self.parts, self.tables = parts, tables
+        self.whole: dict[Tensor, Tensor] = {}
         super().__init__([group for part in parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> Any:
-        """Step with both."""
+        """Step with all."""
         loss = None if closure is None else closure()
-        for part in self.parts:
-            part.step()
+        seen = {}
+        with torch.no_grad():
+            for table in self.tables:
+                if table.grad is not None and table.grad.is_sparse:
+                    rows = table.grad if table.grad.is_cpu else table.grad.coalesce()  # a GPU adds in any order
+                    if table not in self.whole:
+                        self.whole[table] = torch.zeros_like(table)
+                    seen[table] = rows._indices()[0]
+                    table.grad = self.whole[table].index_add_(0, seen[table], rows._values())
+            for part in self.parts:
+                part.step()
+            for table, index in seen.items():
+                self.whole[table].index_fill_(0, index, 0.0)
+                table.grad = None
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Give both states."""
+        """Give the states of all."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up both states."""
+        """Take up the states of all."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
@@ -408,19 +425,23 @@ def gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, given: OptimizerConfig, *, fused: bool = True) -> torch.optim.Optimizer:
-    """Make the optimizer. Embeddings made with `sparse=True` are updated only where a step has seen them.
+    """Make the optimizer.
 
-    Those rows follow Adam with the moments that they had when they were last seen, and do not decay.
+    The gradients of embeddings made with `sparse=True` are rows. With `optimizer.lazy` only rows that a step has seen
+    are updated: they follow Adam with the moments that they had when they were last seen, and do not decay. Without it
+    the update is that of any parameter.
     """
     kind = OPTIMIZERS[given.name.value]
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
-    others = [p for p in model.parameters() if not any(p is table for table in tables)]
+    lazy = tables if given.lazy else []
+    others = [p for p in model.parameters() if not any(p is table for table in lazy)]
     dense: torch.optim.Optimizer = kind(others, lr=given.lr, weight_decay=given.weight_decay, fused=fused)
     if not tables:
         return dense
-    if kind is torch.optim.SGD:
-        return Both(dense, torch.optim.SGD(tables, lr=given.lr))
-    return Both(dense, torch.optim.SparseAdam(tables, lr=given.lr))
+    if not lazy:
+        return Parts([dense], tables)
+    by_rows = torch.optim.SGD if kind is torch.optim.SGD else torch.optim.SparseAdam
+    return Parts([dense, by_rows(lazy, lr=given.lr)], [])
 
 
 def rate(step: int, total: int, given: OptimizerConfig) -> float:

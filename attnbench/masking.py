@@ -126,11 +126,28 @@ def fused_attention(
     *,
     scale: float = 1.0,
 ) -> Float[Tensor, "*B Q Dv"]:
-    """`masked_softmax(scale query·key, mask) value` on torch's fused kernel, which never holds all weights at once.
+    """`masked_softmax(scale query·key, mask) value`, on torch's fused kernel, which never holds all weights at once.
 
     The kernel is for four dimensions: handed three, torch computes the weights after all, and takes twice as long. On a
-    CPU it also wants a value as wide as the key.
+    CPU it also wants a value as wide as the key. A GPU's kernels may give a row that attends nothing a context: here it
+    is 0. Plain products take up to a third less time on a CPU, derivatives included, where nothing is masked and there
+    are no more keys than numbers in a key; those are taken there.
     """
+    if mask is None and _few(query, key):
+        return torch.softmax(scale * query @ key.mT, dim=-1) @ value
+    if mask is not None and not query.is_cpu:
+        empty = ~mask.any(dim=-1, keepdim=True)
+        return _kernel(query, key, value, mask | empty, scale).masked_fill(empty, 0.0)
+    return _kernel(query, key, value, mask, scale)
+
+
+def _few(query: Tensor, key: Tensor) -> bool:
+    if not query.is_cpu or query.dtype != torch.float32 or not torch.is_grad_enabled() or _rewritten(query):
+        return False
+    return key.shape[-2] <= key.shape[-1]
+
+
+def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     if query.dim() != 3:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     q, k, v = (x.unsqueeze(1) for x in (query, key, value))

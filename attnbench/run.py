@@ -443,7 +443,7 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
     """
     for override in overrides:
         key = override.partition("=")[0]
-        if key == "optimizer.name" or key.split(".")[0] in ("attention", "scoring", "seed"):
+        if key in ("optimizer.name", "optimizer.lazy") or key.split(".")[0] in ("attention", "scoring", "seed"):
             raise UsageError(f"{override}: a run that goes on keeps its {key}; start a new run for another")
     config = load(folder, registry, overrides)
     before: Any = None

@@ -99,6 +99,7 @@ class OptimizerConfig:
     name: OptimizerName = OptimizerName.adam
     lr: float = 1e-3
     weight_decay: float = 0.0
+    lazy: bool = True  # embeddings with sparse gradients are updated only where a step has seen them
     schedule: Schedule = Schedule.cosine
     warmup: float = 0.05  # share of the run in which the rate rises from zero
     decay: float = 1e-5  # of inverse_time: the rate is lr / (1 + decay * step)

@@ -154,14 +154,39 @@ def test_a_sparse_table_is_updated_where_a_step_saw_it_and_there_as_adam_would()
     assert torch.equal(sparse[[0, 2, 3, 5]], before[[0, 2, 3, 5]])
 
 
-def test_the_state_of_both_optimizers_is_saved_and_taken_up():
+@pytest.mark.parametrize("name", OptimizerName)
+def test_not_lazy_a_sparse_table_is_updated_as_a_dense_one(name):
+    given = OptimizerConfig(name=name, lr=0.1, weight_decay=0.2, lazy=False)
+    models = [Table(sparse) for sparse in (False, True)]
+    for model in models:
+        optimizer = make_optimizer(model, given)
+        for rows in ([1, 4, 4], [0], [4, 2], [0]):
+            optimizer.zero_grad()
+            model(torch.tensor(rows)).backward()
+            optimizer.step()
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+def test_a_table_that_is_used_elsewhere_too_has_a_dense_gradient_and_learns_the_same():
+    models = [Table(sparse) for sparse in (False, True)]
+    for model in models:
+        optimizer = make_optimizer(model, OptimizerConfig(lr=0.1, lazy=False))
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(torch.tensor([1, 4])) + model.table.weight.square().sum()).backward()
+            optimizer.step()
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_the_state_of_all_optimizers_is_saved_and_taken_up(lazy):
     def train(model, optimizer, number):
         for _ in range(number):
             optimizer.zero_grad()
             model(torch.tensor([1, 4])).backward()
             optimizer.step()
 
-    given = OptimizerConfig(lr=0.1)
+    given = OptimizerConfig(lr=0.1, lazy=lazy)
     whole, cut, resumed = Table(True), Table(True), Table(True)
     train(whole, make_optimizer(whole, given), 4)
     first = make_optimizer(cut, given)

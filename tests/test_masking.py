@@ -130,16 +130,36 @@ def test_fused_attention_is_the_plain_one(shape, rows):
     assert not fused_attention(query, key, value, scale=0.3).isnan().any()
 
 
-def test_of_three_dimensions_the_fused_kernel_is_used_too():
-    names = set()
+def operations(call):
+    names = []
 
     class Names(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            names.add(func.name())
+            names.append(func.name())
             return func(*args, **(kwargs or {}))
 
-    query, key, value = (torch.randn(2, n, 8) for n in (4, 5, 5))
     with Names():
-        fused_attention(query, key, value, torch.ones(2, 1, 5, dtype=torch.bool))
-    assert any("flash_attention" in name for name in names), names
-    assert not any("softmax" in name for name in names)
+        call()
+    return " ".join(names)
+
+
+def test_of_three_dimensions_the_fused_kernel_is_used_too():
+    query, key, value = (torch.randn(2, n, 8) for n in (4, 5, 5))
+    names = operations(lambda: fused_attention(query, key, value, torch.ones(2, 1, 5, dtype=torch.bool)))
+    assert "flash_attention" in names and "softmax" not in names
+
+
+@pytest.mark.parametrize("keys", [8, 9])
+def test_of_few_keys_training_takes_the_plain_products_and_the_same_gradients(keys):
+    given = [torch.randn(2, n, 8, requires_grad=True) for n in (4, keys, keys)]
+    names = operations(lambda: fused_attention(*given))
+    assert ("flash_attention" in names) == (keys == 9)
+    with torch.no_grad():
+        assert "flash_attention" in operations(lambda: fused_attention(*given))
+    direction = torch.randn(2, 4, 8)
+    plain = masked_softmax(0.3 * given[0] @ given[1].mT) @ given[2]
+    fused = fused_attention(*given, scale=0.3)
+    torch.testing.assert_close(fused, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(fused, given, direction), torch.autograd.grad(plain, given, direction)
+    )

@@ -78,9 +78,10 @@ def rows(subject: Subject) -> str | None:
 
 def empty_rows(subject: Subject) -> None:
     """A query that may attend nothing gets zeros and finite gradients, with and without weights."""
-    for case, dtype, need in itertools.product(cases(["empty"]), subject.dtypes(), subject.paths()):
-        module, given = subject.make(dtype), subject.inputs(case, dtype)
-        with trying(f"{case} {dtype} need_weights={need}"):
+    tried = itertools.product(subject.all_widths, cases(["empty"]), subject.dtypes(), subject.paths())
+    for widths, case, dtype, need in tried:
+        module, given = subject.make(dtype, widths=widths), subject.inputs(case, dtype, widths)
+        with trying(f"{case} widths={widths} {dtype} need_weights={need}"):
             context, weights = subject.attend(module, given, need)
             nothing = ~given.allowed().any(dim=-1)
             require(bool((context[nothing] == 0).all()), "the context of a query that may attend nothing is not 0")
@@ -169,9 +170,10 @@ def examples(subject: Subject) -> None:
 
 def need_weights(subject: Subject) -> str | None:
     """Without weights the context and gradients are the same, and None is given; asked for what it lacks, it raises."""
-    for case, dtype in itertools.product(cases((*MASKS, "empty")), (torch.float64, torch.float32)):
-        module, given = subject.make(dtype), subject.inputs(case, dtype)
-        with trying(f"{case} {dtype}"):
+    tried = itertools.product(subject.all_widths, cases((*MASKS, "empty")), (torch.float64, torch.float32))
+    for widths, case, dtype in tried:
+        module, given = subject.make(dtype, widths=widths), subject.inputs(case, dtype, widths)
+        with trying(f"{case} widths={widths} {dtype}"):
             fused, nothing = subject.attend(module, given, False)
             require(nothing is None, "need_weights=False gives weights")
             if not subject.cls.has_weights:

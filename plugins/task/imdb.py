@@ -58,20 +58,23 @@ class Reviews(Dataset[Batch]):
     def __init__(self, rows: Array, offsets: Array, labels: Array, width: int | None) -> None:
         self.rows, self.offsets, self.labels = (torch.from_numpy(array) for array in (rows, offsets, labels))
         self.lengths = self.offsets.diff()
-        self.width = width
+        self.padded = None if width is None else self._padded(torch.arange(len(labels)), width, in_front=True)
+
+    def _padded(self, indices: Int[Tensor, "B"], width: int, *, in_front: bool = False) -> Int[Tensor, "B L n"]:
+        lengths = self.lengths[indices].unsqueeze(1)
+        place = torch.arange(width) - (width - lengths if in_front else 0)
+        real = (place >= 0) & (place < lengths)
+        rows = self.rows[(self.offsets[indices].unsqueeze(1) + place).clamp(0, len(self.rows) - 1)]
+        return rows.masked_fill(~real.unsqueeze(-1), PAD)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        lengths = self.lengths[indices]
-        wide = int(lengths.max()) if self.width is None else self.width
-        place = torch.arange(wide)
-        if self.width is not None:
-            place = place - (wide - lengths).unsqueeze(1)
-        real = (place >= 0) & (place < lengths.unsqueeze(1))
-        rows = self.rows[(self.offsets[indices].unsqueeze(1) + place).clamp(0, len(self.rows) - 1)]
-        return Batch(rows.masked_fill(~real.unsqueeze(-1), PAD).long(), lengths, self.labels[indices])
+        chosen = torch.tensor(indices)
+        lengths = self.lengths[chosen]
+        rows = self._padded(chosen, int(lengths.max())) if self.padded is None else self.padded[chosen]
+        return Batch(rows.long(), lengths, self.labels[chosen])
 
 
 class Host(nn.Module):
@@ -96,13 +99,12 @@ class Host(nn.Module):
         pooling: Pooling,
         dropout: float,
         row_dropout: float,
-        sparse: bool,
         masked: bool,
         embed_scale: float,
     ) -> None:
         super().__init__()
         self.num_words, self.row_dropout, self.masked, self.pooling = num_words, row_dropout, masked, pooling
-        self.table = nn.Embedding(size, embed_dim, padding_idx=PAD if masked else None, sparse=sparse)
+        self.table = nn.Embedding(size, embed_dim, padding_idx=PAD if masked else None, sparse=True)
         nn.init.uniform_(self.table.weight, -embed_scale, embed_scale)
         if masked:
             with torch.no_grad():
@@ -122,20 +124,18 @@ class Host(nn.Module):
 
     def embed(self, rows: Int[Tensor, "B L n"]) -> Float[Tensor, "B L D"]:
         """Sum the embeddings of each token's rows; in training, leave some of the rows out."""
-        kept, dropped = 1.0, None
+        dropped = None
         if self.training and self.row_dropout:
-            kept = 1 - self.row_dropout
-            dropped = torch.rand(rows.shape, device=rows.device) >= kept
+            dropped = torch.rand(rows.shape, device=rows.device) >= 1 - self.row_dropout
             rows = rows.masked_fill(dropped, PAD)
         if rows.shape[-1] == 1:
-            x: Tensor = self.table(rows.squeeze(-1)) / kept
+            x: Tensor = self.table(rows.squeeze(-1))
             if dropped is not None and not self.masked:  # then padding has an embedding that is learned
                 x = x.masked_fill(dropped, 0.0)
-            return x
-        summed = F.embedding_bag(
-            rows.flatten(0, 1), self.table.weight, mode="sum", sparse=self.table.sparse, padding_idx=PAD
-        )
-        return summed.view(*rows.shape[:2], -1) / kept
+        else:
+            x = F.embedding_bag(rows.flatten(0, 1), self.table.weight, mode="sum", sparse=True, padding_idx=PAD)
+            x = x.view(*rows.shape[:2], -1)
+        return x if dropped is None else x / (1 - self.row_dropout)
 
     def mask(self, batch: Batch) -> Bool[Tensor, "B 1 L"] | None:
         """True where a token stands; None where padding is attended to as if it were one."""
@@ -161,6 +161,8 @@ class Host(nn.Module):
         contexts, weights = self.attention(queries, states, states, mask, need_weights=need_weights)
         if contexts.shape[1] == 1:
             pooled = contexts.squeeze(1)
+        elif self.score is None and mask is None:
+            pooled = contexts.mean(dim=1)
         else:
             scores = contexts.new_zeros(len(contexts), 1, contexts.shape[1])
             if self.score is not None:
@@ -193,7 +195,6 @@ class Imdb(Task):
         pooling: slot, mean or attention, see above.
         dropout: on the pooled review.
         row_dropout: the share of words, pairs and triples that are left out at each training step.
-        sparse: update only the embeddings of tokens that a step has seen.
     """
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -222,7 +223,6 @@ class Imdb(Task):
         pooling: Literal["slot", "mean", "attention"] = "slot",
         dropout: float = 0.4,
         row_dropout: float = 0.5,
-        sparse: bool = True,
     ) -> None:
         if not min_counts or min(min_counts) < 1:
             raise ValueError(f"min_counts={list(min_counts)}: one count for words, then pairs..., each at least 1")
@@ -244,7 +244,7 @@ class Imdb(Task):
         self.max_tokens, self.masked, self.validate_on = max_tokens, masked, validate_on
         self.host = {
             "embed_dim": embed_dim, "encoder": encoder, "pooling": pooling, "dropout": dropout,
-            "row_dropout": row_dropout, "sparse": sparse, "masked": masked, "embed_scale": embed_scale,
+            "row_dropout": row_dropout, "masked": masked, "embed_scale": embed_scale,
         }  # fmt: skip
         self.vocabulary: Vocabulary | None = None
 

@@ -406,7 +406,7 @@ def test_the_seed_programs_model_has_its_parameters():
         return attnbench.build("attention", "self", query_dim=query_dim, key_dim=key_dim, value_dim=value_dim)
 
     host = Host(make, 20_000, 20_000, embed_dim=128, encoder="none", pooling="mean", dropout=0.5, row_dropout=0.0,
-                sparse=False, masked=False, embed_scale=0.05)  # fmt: skip
+                masked=False, embed_scale=0.05)  # fmt: skip
     assert sum(parameter.numel() for parameter in host.parameters()) == 2_609_410
 
 
