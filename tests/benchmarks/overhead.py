@@ -24,7 +24,7 @@ from attnbench.experiment import Experiment, Ledger, loader, plan, stride_loader
 from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, make_trainer, quiet
+from attnbench.run import EventLog, build, make_trainer, prepare_processor, quiet
 
 TURN, TURNS, WARM_UP = 20, 50, 4
 
@@ -37,7 +37,7 @@ def main() -> None:
     config = typed(registry, chosen, [f"trainer.max_steps={steps}", f"trainer.val_every={steps}"])
     settings, optimizer_config = OmegaConf.to_object(config.trainer), OmegaConf.to_object(config.optimizer)
     quiet()
-    torch.set_num_threads(settings.threads)
+    prepare_processor(settings.threads)
     pl.seed_everything(0, verbose=False)
     task, model = build(config, registry)
     _, bare_model = build(config, registry)
