@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -245,11 +246,22 @@ class Experiment(pl.LightningModule):
         """Do a stride of steps: of each the loss, its gradient, the update, and the next rate."""
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        alone = isinstance(self.trainer.strategy, SingleDeviceStrategy)
+        directly = alone and getattr(self.trainer.precision_plugin, "scaler", None) is None
         steps = examples = 0
         for batch in batches:
             optimizer.zero_grad()
-            self.manual_backward(self.loss(self.transfer_batch_to_device(batch, self.device, 0)))
-            optimizer.step()
+            loss = self.loss(self.transfer_batch_to_device(batch, self.device, 0))
+            if directly:  # without the hooks of Lightning, that nothing here hangs on: a fifth of a millisecond
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.on_before_optimizer_step(optimizer.optimizer)
+                optimizer.optimizer.step()
+                progress.increment_ready()
+                progress.increment_completed()
+            else:
+                self.manual_backward(loss)
+                optimizer.step()
             schedule.step()
             steps, examples = steps + 1, examples + batch_size(batch)
             if self.trainer.received_sigterm:  # which Lightning heeds between two batches of its own

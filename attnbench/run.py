@@ -206,7 +206,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
     check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
     settings.devices, settings.strategy = 1, "auto"  # however many it was trained on
-    prepare_processor(settings.threads)
+    torch.set_num_threads(settings.threads)
     quiet()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task, model = build(config, registry, folder)
@@ -266,13 +266,28 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
         raise UsageError(f"task={config.task.name}: {first_line(error)}") from error
 
 
+@contextlib.contextmanager
+def flushing_subnormals() -> Iterator[None]:
+    """Let the processor count numbers below 1e-38 as 0, as GPUs and TensorFlow do.
+
+    It takes twenty times as long with such numbers, and Adam's moments of a word that is rare come to them.
+    """
+    before = not (torch.tensor(1e-40) * 0.5).item()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@flushing_subnormals()
 def _fit_and_test(
     config: DictConfig, folder: Path, registry: Registry, result: dict[str, Any], go_on: Callable[[], None] | None
 ) -> None:
     """Train, from the folder's checkpoint if there is a `go_on` to call once it is known to fit; and test."""
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
     optimizer: OptimizerConfig = OmegaConf.to_object(config.optimizer)  # type: ignore[assignment]
-    prepare_processor(settings.threads)
+    torch.set_num_threads(settings.threads)
     quiet()
     reset_peak_memory()
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -397,15 +412,6 @@ def account(ledger: Ledger) -> dict[str, Any]:
         "versions": {"attnbench": attnbench.__version__, "torch": torch.__version__},
         "curve": ledger.curve,
     }
-
-
-def prepare_processor(threads: int) -> None:
-    """Take so many threads, and let it count numbers below 1e-38 as 0, as GPUs and TensorFlow do.
-
-    It takes twenty times as long with such numbers, and they are what Adam's moments of a word come to that is rare.
-    """
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
 
 
 def reset_peak_memory() -> None:

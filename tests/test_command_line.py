@@ -35,7 +35,7 @@ from conftest import ROOT, SMALL
         (["task.lines=3"], "split is empty"),
         (["trainer.batch_size=0"], "trainer.batch_size=0: it is at least 1"),
         (["trainer.gradient_clip=0"], "trainer.gradient_clip=0.0: it is above 0; null turns clipping off"),
-        (["optimizer.momentum=1"], "optimizer has no option 'momentum'; there are: decay, lr, name, schedule, warmup,"),
+        (["optimizer.momentum=1"], "optimizer has no option 'momentum'; there are: decay, lazy, lr, name, schedule,"),
         (["seed=-1"], "seed=-1: it is at least 0"),
         (["optimizer.lr=nan"], "optimizer.lr=nan: it is at least 0"),
         (["task=null"], "task=null: a name is expected"),

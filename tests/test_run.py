@@ -213,6 +213,19 @@ def test_a_signal_to_stop_is_heeded_after_the_step_that_it_came_in(cli, tmp_path
     assert len(seen) == 2 == result_of(tmp_path / "cut")["steps"]
 
 
+def test_subnormal_numbers_are_zero_in_training_and_numbers_again_after_it(cli, tmp_path, monkeypatch):
+    seen, loss = [], Experiment.loss
+
+    def looked(self, batch):
+        seen.append(float(torch.tensor(1e-40) * 0.5))
+        return loss(self, batch)
+
+    monkeypatch.setattr(Experiment, "loss", looked)
+    assert cli(*SMALL, "trainer.max_steps=2", f"hydra.run.dir={tmp_path}/ran").code == 0
+    assert seen == [0.0, 0.0]
+    assert float(torch.tensor(1e-40) * 0.5) > 0
+
+
 def test_a_completed_run_is_not_run_again(cli, folder):
     before = (folder / "result.json").read_text()
     said = cli("resume=ran")

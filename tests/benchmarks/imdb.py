@@ -35,7 +35,7 @@ from attnbench.experiment import Experiment, Ledger, plan, stride_loader
 from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, make_trainer, prepare_processor, quiet
+from attnbench.run import EventLog, build, flushing_subnormals, make_trainer, quiet
 
 TURN, TURNS, WARM_UP = 240, 16, 1
 
@@ -70,6 +70,7 @@ def plain_steps(words: Tensor, labels: Tensor) -> Iterator[None]:
             yield
 
 
+@flushing_subnormals()
 def main() -> None:
     """Measure and print."""
     overrides = ["experiment=imdb_keras", f"trainer.max_steps={TURN * (TURNS + WARM_UP)}", *sys.argv[1:]]
@@ -81,7 +82,7 @@ def main() -> None:
     settings, optimizer_config = OmegaConf.to_object(config.trainer), OmegaConf.to_object(config.optimizer)
     settings.eval_train, settings.eval_batches = 0, 1
     quiet()
-    prepare_processor(settings.threads)
+    torch.set_num_threads(settings.threads)
     pl.seed_everything(0, verbose=False)
     task, model = build(config, registry)
     batches, total = plan(task, settings, 0)

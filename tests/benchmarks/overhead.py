@@ -24,11 +24,12 @@ from attnbench.experiment import Experiment, Ledger, loader, plan, stride_loader
 from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, make_trainer, prepare_processor, quiet
+from attnbench.run import EventLog, build, flushing_subnormals, make_trainer, quiet
 
 TURN, TURNS, WARM_UP = 20, 50, 4
 
 
+@flushing_subnormals()
 def main() -> None:
     """Measure and print."""
     registry = Registry.load()
@@ -37,7 +38,7 @@ def main() -> None:
     config = typed(registry, chosen, [f"trainer.max_steps={steps}", f"trainer.val_every={steps}"])
     settings, optimizer_config = OmegaConf.to_object(config.trainer), OmegaConf.to_object(config.optimizer)
     quiet()
-    prepare_processor(settings.threads)
+    torch.set_num_threads(settings.threads)
     pl.seed_everything(0, verbose=False)
     task, model = build(config, registry)
     _, bare_model = build(config, registry)
