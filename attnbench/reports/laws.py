@@ -47,10 +47,13 @@ def show_laws(found: Mapping[str, list[Finding]], says: Mapping[str, str]) -> No
         for kind in dict.fromkeys(component.partition("=")[0] for component in found):
             _many(console, {c: f for c, f in found.items() if c.startswith(f"{kind}=")})
         for component, findings in found.items():
+            laws: dict[tuple[Status, str], list[str]] = {}  # what has one reason is one line
             for finding in findings:
                 if finding.status != "passed":
-                    line = f"{finding.status} {component} {finding.law}: {finding.detail}"
-                    console.print(line, markup=False, soft_wrap=True, style="red" if finding.status == "broken" else "")
+                    laws.setdefault((finding.status, finding.detail), []).append(finding.law)
+            for (status, detail), names in laws.items():
+                line = f"{status} {component} {', '.join(names)}: {detail}"
+                console.print(line, markup=False, soft_wrap=True, style="red" if status == "broken" else "")
     total = Counter(finding.status for findings in found.values() for finding in findings)
     counts = ", ".join(f"{total[status]} {status}" for status in CELLS if total[status] or status == "broken")
     console.print(f"{len(found)} component{'s' * (len(found) != 1)}: {counts}")
