@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -65,14 +66,27 @@ class SelfAttention(Attention):
         previous: Float[Tensor, "B 1 Q K"] | None = None,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B 1 Q K"] | None]:
-        """Attend, on a fused kernel when no weights are needed."""
+        """Attend, on a fused kernel when no weights are needed.
+
+        With one head and no biases products may be taken in any order: here in that of the fewest operations. Keys no
+        wider than their projections are compared with (scale Wkᵀ Wq) query, and the context of one query is projected,
+        not every value.
+        """
         check_mask(mask, query.shape[-2], key.shape[-2])
         key, value = hide_masked(mask, key, value)
-        q, k, v = self.query(query), self.key(key), self.value(value)
-        if not need_weights:
-            return fused_attention(q, k, v, mask, scale=self.scale), None
-        weights = masked_softmax(self.scale * q @ k.mT, mask, overwrite=True)
-        return weights @ v, weights.unsqueeze(1)
+        to_query = self.scale * self.query.weight
+        if key.shape[-1] <= self.out_dim:
+            q, k = F.linear(query, self.key.weight.mT @ to_query), key
+        else:
+            q, k = F.linear(query, to_query), self.key(key)
+        late = query.shape[-2] == 1
+        v = value if late else self.value(value)
+        if need_weights:
+            weights = masked_softmax(q @ k.mT, mask, overwrite=True)
+            context, looked = weights @ v, weights.unsqueeze(1)
+        else:
+            context, looked = fused_attention(q, k, v, mask), None
+        return self.value(context) if late else context, looked
 
 
 @hookimpl
