@@ -247,7 +247,7 @@ class Experiment(pl.LightningModule):
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        alone = isinstance(self.trainer.strategy, SingleDeviceStrategy)
+        alone = type(self.trainer.strategy) is SingleDeviceStrategy
         directly = alone and getattr(self.trainer.precision_plugin, "scaler", None) is None
         steps = examples = 0
         for batch in batches:
@@ -436,6 +436,24 @@ def gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad.values()
 
 
+def sparse_tables(model: nn.Module) -> list[nn.Embedding | nn.EmbeddingBag]:
+    """Give the embeddings that were made with `sparse=True`."""
+    return [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
+
+
+def make_gradients_whole(model: nn.Module, given: OptimizerConfig) -> None:
+    """Let no embedding have sparse gradients: GPUs exchange whole ones alone.
+
+    Raises:
+        UsageError: lazy updates are asked for, which go by sparse ones.
+    """
+    tables = sparse_tables(model)
+    if tables and given.lazy:
+        raise UsageError("optimizer.lazy=true: several GPUs cannot exchange sparse gradients; try optimizer.lazy=false")
+    for table in tables:
+        table.sparse = False
+
+
 def make_optimizer(model: nn.Module, given: OptimizerConfig, *, fused: bool = True) -> torch.optim.Optimizer:
     """Make the optimizer.
 
@@ -444,7 +462,7 @@ def make_optimizer(model: nn.Module, given: OptimizerConfig, *, fused: bool = Tr
     the update is that of any parameter.
     """
     kind = OPTIMIZERS[given.name.value]
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
+    tables = list(dict.fromkeys(module.weight for module in sparse_tables(model)))
     lazy = tables if given.lazy else []
     others = [p for p in model.parameters() if not any(p is table for table in lazy)]
     dense: torch.optim.Optimizer = kind(others, lr=given.lr, weight_decay=given.weight_decay, fused=fused)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def valid_lengths_to_mask(lengths: Int[Tensor, "B *Q"], max_length: int) -> Bool[Tensor, "B rows K"]:
@@ -146,7 +145,8 @@ def fused_attention(
 def _few(query: Tensor, key: Tensor, value: Tensor) -> bool:
     if not query.is_cpu or query.dtype != torch.float32 or not torch.is_grad_enabled() or _rewritten(query):
         return False
-    return query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and key.shape[-2] <= key.shape[-1]
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and key.shape[-1] == value.shape[-1]
+    return alike and key.shape[-2] <= key.shape[-1]
 
 
 class _Products(torch.autograd.Function):
@@ -162,10 +162,11 @@ class _Products(torch.autograd.Function):
         return weights @ value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Give the gradients of query, key and value."""
         query, key, value, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # theirs are asked for too, which kept weights do not lead to
+            weights = torch.softmax(ctx.scale * (query @ key.mT), dim=-1)
         slope = torch.ops.aten._softmax_backward_data(grad @ value.mT, weights, -1, weights.dtype).mul_(ctx.scale)
         return slope @ key, slope.mT @ query, weights.mT @ grad, None
 
@@ -174,7 +175,7 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     if query.dim() != 3:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     q, k, v = (x.unsqueeze(1) for x in (query, key, value))
-    allowed = None if mask is None else mask.unsqueeze(1)
+    allowed = None if mask is None else mask.unsqueeze(-3)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale).squeeze(1)
 
 

@@ -35,6 +35,7 @@ from attnbench.experiment import (
     count_parameters,
     every,
     loader,
+    make_gradients_whole,
     plan,
     stride_loader,
 )
@@ -48,6 +49,7 @@ from attnbench.reports.attention import Pictures
 from attnbench.reports.progress import Bar
 from attnbench.reports.runs import fingerprint, flat
 from attnbench.schema import (
+    Accelerator,
     Interrupted,
     OptimizerConfig,
     Precision,
@@ -270,7 +272,8 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
 def flushing_subnormals() -> Iterator[None]:
     """Let the processor count numbers below 1e-38 as 0, as GPUs and TensorFlow do.
 
-    It takes twenty times as long with such numbers, and Adam's moments of a word that is rare come to them.
+    It takes twenty times as long with such numbers, and Adam's moments of a word that is rare come to them. This holds
+    for the calling thread and for those that it starts.
     """
     before = not (torch.tensor(1e-40) * 0.5).item()
     torch.set_flush_denormal(True)
@@ -294,8 +297,11 @@ def _fit_and_test(
     last = folder / "checkpoints" / "last.ckpt" if go_on else None
     last = last if last and last.exists() else None
     task, model = build(config, registry, folder if last else None)
-    fused = settings.precision is not Precision.float16
-    experiment = Experiment(task, model, optimizer, 0, clip=settings.gradient_clip, fused=fused)
+    if settings.devices > 1 and settings.accelerator is not Accelerator.cpu:
+        make_gradients_whole(model, optimizer)
+    experiment = Experiment(
+        task, model, optimizer, 0, clip=settings.gradient_clip, fused=settings.precision is not Precision.float16
+    )
     done = _take_weights(experiment, last)["global_step"] if last else 0
     if go_on:
         go_on()
@@ -313,9 +319,8 @@ def _fit_and_test(
     logger = EventLog(folder, done if go_on else None)
     if not go_on:
         logger.layout(task.metrics())
-    bar = Bar(ledger, name, settings.progress_bar)
-    callbacks = [Alignment(), OnTraining(settings), ledger, bar, checkpoints, Pictures(settings.images)]
-    trainer = make_trainer(settings, logger, callbacks)
+    shown = Bar(ledger, name, settings.progress_bar), checkpoints, Pictures(settings.images)
+    trainer = make_trainer(settings, logger, [Alignment(), OnTraining(settings), ledger, *shown])
     training = stride_loader(task, batches, settings, total)
     loaders = training, loader(task, "val", every(task, "val", settings))
     with shared(folder, settings):

@@ -14,6 +14,7 @@ from attnbench import Attention, AttentionMap, Task, hide_masked, masked_softmax
 from attnbench.contract import LAWS, check, laws_for, written_in
 from attnbench.contract.trial import Form, Weigh
 from attnbench.registry import Component, Registry
+from attnbench.reports.laws import Finding, show_laws
 from attnbench.schema import UsageError
 
 
@@ -515,6 +516,13 @@ def test_check_prints_a_table_and_exits_with_0_when_all_holds(cli: Callable[...,
     assert "excused attention=last permutation: it takes the last key" in said.out
     assert "2 components" in said.out
     assert "0 broken" in said.out
+
+
+def test_laws_that_are_skipped_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = [Finding(law, "skipped", why) for law, why in (("a", "no data"), ("b", "no data"), ("c", "no time"))]
+    show_laws({"task=mine": skipped, "task=other": [Finding(law, "passed") for law in "abc"]}, {})
+    said = capsys.readouterr().out
+    assert "skipped task=mine a, b: no data\nskipped task=mine c: no time\n" in said
 
 
 def test_check_takes_a_file_and_exits_with_1_showing_the_smallest_case(

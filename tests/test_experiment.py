@@ -12,10 +12,11 @@ from attnbench.experiment import (
     Strides,
     TrainBatches,
     batch_size,
+    make_gradients_whole,
     make_optimizer,
     rate,
 )
-from attnbench.schema import OptimizerConfig, OptimizerName, Schedule
+from attnbench.schema import OptimizerConfig, OptimizerName, Schedule, UsageError
 
 
 def steps(batches, rounds):
@@ -176,6 +177,27 @@ def test_a_table_that_is_used_elsewhere_too_has_a_dense_gradient_and_learns_the_
             (model(torch.tensor([1, 4])) + model.table.weight.square().sum()).backward()
             optimizer.step()
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_table_of_two_embeddings_is_updated_once(lazy):
+    model = Table(True)
+    model.other = torch.nn.Embedding(6, 3, sparse=True)
+    model.other.weight = model.table.weight
+    before = model.table.weight.detach().clone()
+    optimizer = make_optimizer(model, OptimizerConfig(lr=0.1, lazy=lazy))
+    (model.table(torch.tensor([1])) + model.other(torch.tensor([1]))).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(before[1] - model.table.weight[1], torch.full((3,), 0.1))
+
+
+def test_between_gpus_gradients_are_whole_and_updates_not_lazy():
+    model = Table(True)
+    with pytest.raises(UsageError, match=r"optimizer\.lazy=true: several GPUs cannot .* try optimizer\.lazy=false"):
+        make_gradients_whole(model, OptimizerConfig())
+    make_gradients_whole(model, OptimizerConfig(lazy=False))
+    model(torch.tensor([1, 4])).backward()
+    assert not model.table.weight.grad.is_sparse
 
 
 @pytest.mark.parametrize("lazy", [True, False])

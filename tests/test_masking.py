@@ -163,3 +163,21 @@ def test_of_few_keys_training_takes_the_plain_products_and_the_same_gradients(ke
     torch.testing.assert_close(
         torch.autograd.grad(fused, given, direction), torch.autograd.grad(plain, given, direction)
     )
+
+
+def test_the_plain_products_have_derivatives_of_derivatives():
+    given = [torch.randn(2, n, 6, requires_grad=True) for n in (3, 4, 4)]
+    found = []
+    for few in (True, False):
+        context = fused_attention(*given, scale=0.3) if few else masked_softmax(0.3 * given[0] @ given[1].mT) @ given[2]
+        slopes = torch.autograd.grad(context.square().sum() + given[0].pow(3).sum(), given, create_graph=True)
+        found.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), given))
+    torch.testing.assert_close(*found)
+
+
+def test_a_mask_without_a_dimension_for_examples_is_for_all_of_them():
+    query, key, value = (torch.randn(2, n, 6) for n in (4, 5, 5))
+    mask = torch.rand(4, 5) > 0.3
+    torch.testing.assert_close(
+        fused_attention(query, key, value, mask), fused_attention(query, key, value, mask.expand(2, -1, -1))
+    )

@@ -68,14 +68,14 @@ class SelfAttention(Attention):
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend, on a fused kernel when no weights are needed.
 
-        With one head and no biases products may be taken in any order: here in that of the fewest operations. Keys no
-        wider than their projections are compared with (scale Wkᵀ Wq) query, and the context of one query is projected,
-        not every value.
+        With one head and no biases products may be taken in any order, here in one of few operations: keys as wide as
+        their projections are compared with (scale Wkᵀ Wq) query, and the context of one query is projected, not every
+        value.
         """
         check_mask(mask, query.shape[-2], key.shape[-2])
         key, value = hide_masked(mask, key, value)
         to_query = self.scale * self.query.weight
-        if key.shape[-1] <= self.out_dim:
+        if key.shape[-1] == self.out_dim:
             q, k = F.linear(query, self.key.weight.mT @ to_query), key
         else:
             q, k = F.linear(query, to_query), self.key(key)

@@ -71,7 +71,7 @@ class Reviews(Dataset[Batch]):
         return len(self.labels)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        chosen = torch.tensor(indices)
+        chosen = torch.tensor(indices, dtype=torch.long)
         lengths = self.lengths[chosen]
         rows = self._padded(chosen, int(lengths.max())) if self.padded is None else self.padded[chosen]
         return Batch(rows.long(), lengths, self.labels[chosen])
@@ -133,7 +133,8 @@ class Host(nn.Module):
             if dropped is not None and not self.masked:  # then padding has an embedding that is learned
                 x = x.masked_fill(dropped, 0.0)
         else:
-            x = F.embedding_bag(rows.flatten(0, 1), self.table.weight, mode="sum", sparse=True, padding_idx=PAD)
+            flat, sparse = rows.flatten(0, 1), self.table.sparse
+            x = F.embedding_bag(flat, self.table.weight, mode="sum", sparse=sparse, padding_idx=PAD)
             x = x.view(*rows.shape[:2], -1)
         return x if dropped is None else x / (1 - self.row_dropout)
 

@@ -189,6 +189,22 @@ def test_self_by_hand() -> None:
     close(attend(query, KEY, VALUE, need_weights=False)[0], context)
 
 
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("dim", [4, 8])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_self_is_the_textbooks_in_whatever_order_it_multiplies(queries: int, dim: int, need_weights: bool) -> None:
+    attend = make("self", (5, 6, 7), dim=dim).double()  # keys are wider than their projections, or narrower
+    query, key, value = (torch.randn(2, *shape).double() for shape in ((queries, 5), (4, 6), (4, 7)))
+    mask = torch.tensor([[[True, True, True, False]], [[True, False, True, True]]])
+    context, _ = attend(query, key, value, mask, need_weights=need_weights)
+    scores = attend.query(query) @ attend.key(key).mT / dim**0.5
+    plain = torch.softmax(scores.masked_fill(~mask, -math.inf), dim=-1) @ attend.value(value)
+    close(context, plain)
+    for parameter in attend.parameters():
+        slopes = [torch.autograd.grad(x.square().sum(), parameter, retain_graph=True)[0] for x in (context, plain)]
+        close(*slopes)
+
+
 def test_self_scales_by_the_root_of_its_width_unless_told() -> None:
     assert make("self", (128, 128, 128)).scale == 128**-0.5
     assert make("self", (128, 128, 128), scale=0.125).scale == 0.125
