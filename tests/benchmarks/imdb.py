@@ -1,7 +1,7 @@
 """A training step of experiment=imdb_keras, beside the same program in plain PyTorch, and in Keras 3 with TensorFlow.
 
     pip install -e '.[benchmark]'  # without it, plain PyTorch alone
-    python tests/benchmarks/imdb.py [trainer.threads=1] [task.archive=PATH]
+    python tests/benchmarks/imdb.py trainer.threads=2 [task.archive=PATH]
 
 The three take turns, 240 steps of 32 reviews each (of fewer, what Keras's `fit` spends before its first step would
 weigh), so that the machine's changes of speed hit all alike, and in changing order, for each leaves the machine to the
