@@ -1,5 +1,6 @@
 """task=imdb, on the made-up reviews of tests/reviews.py; and the data set's own counts where it is at hand."""
 
+import hashlib
 import io
 import json
 import os
@@ -8,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +159,41 @@ def test_a_download_that_fails_is_one_line_that_says_what_to_do(monkeypatch, tmp
 
 
 FETCH = data.fetch  # the real one: fixtures replace it
+
+
+def test_an_archive_is_downloaded_once_and_anew_where_it_came_cut_or_altered(monkeypatch, small_reviews, tmp_path):
+    monkeypatch.undo()  # the fixture's archive
+    whole, sent = small_reviews.read_bytes(), []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = answers[len(sent)]
+            sent.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    answers = [whole[: len(whole) // 2], whole[:-1] + b"x", whole]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(data, "URL", f"http://127.0.0.1:{server.server_port}/aclImdb_v1.tar.gz")
+    monkeypatch.setattr(data, "SHA256", hashlib.sha256(whole).hexdigest())
+    try:
+        for line in ("cannot be downloaded .*; start again", "by its checksum this is not the data set; start again"):
+            with pytest.raises(UsageError, match=line):
+                FETCH(tmp_path)
+            assert not list(tmp_path.iterdir())
+        for _ in range(2):
+            assert FETCH(tmp_path).read_bytes() == whole
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(sent) == 3
 
 
 def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path):
