@@ -297,6 +297,21 @@ def test_asked_for_weights_it_has_none_of_a_class_may_not_be_silent(registry: Re
     assert "None" in found(Silent, registry, "need_weights").detail
 
 
+@pytest.mark.parametrize("law", ["need_weights", "empty_rows"])
+def test_what_is_wrong_at_equal_widths_alone_is_caught(law: str, registry: Registry) -> None:
+    class Fused(Good):
+        """Its path without weights is wrong, where another kernel would be chosen."""
+
+        def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
+            context, weights = super().forward(query, key, value, mask, need_weights=need_weights)
+            other = not need_weights and query.shape[-1] == key.shape[-1] == value.shape[-1]
+            return context + float(other), weights
+
+    finding = found(Fused, registry, law)
+    assert finding.status == "broken"
+    assert "widths=(8, 8, 8)" in finding.detail
+
+
 def test_the_case_that_is_shown_is_the_smallest(registry: Registry) -> None:
     assert found(Unnormalised, registry, "rows").detail.startswith("B=1 Q=1 K=1 mask=none")
     assert found(Ordered, registry, "permutation").detail.startswith("B=1 Q=1 K=2")
