@@ -182,10 +182,11 @@ def read_archive(path: Path, option: str) -> dict[Split, list[Review]]:
     try:
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
-                if member.name.startswith("/") or ".." in Path(member.name).parts:
-                    raise UsageError(f"{where}: its member {member.name!r} lies outside the folder; not the data set")
                 found = MEMBER.fullmatch(member.name)
                 if found is None:
+                    if member.name.startswith("/") or ".." in Path(member.name).parts:
+                        reason = "lies outside the folder; not the data set"
+                        raise UsageError(f"{where}: its member {member.name!r} {reason}")
                     continue
                 file = archive.extractfile(member) if member.isreg() else None
                 if file is None:
@@ -295,7 +296,7 @@ def split_words(text: str, punctuation: bool) -> list[str]:
 def number_words(texts: Iterable[str], punctuation: bool) -> tuple[list[str], Array, Array]:
     """Number the words of texts in the order of their first appearance.
 
-    No word reaches over white space: what stands between is split into words once, all pieces together.
+    No word reaches over white space: each distinct piece between is split into words once.
 
     Returns:
         The words, before them one that stands for the start of a text and is none; the numbers [N] of the texts, one
@@ -306,21 +307,18 @@ def number_words(texts: Iterable[str], punctuation: bool) -> tuple[list[str], Ar
     for text in texts:
         starts.append(len(pieces))
         pieces.append(place[""])
-        pieces.extend(map(place.__getitem__, text.replace(BREAK, " ").split()))
+        pieces.fromlist([*map(place.__getitem__, text.replace(BREAK, " ").split())])
     normalizer, splitter = _tokenizer(punctuation)
-    joined = normalizer.normalize_str("\n".join(place))
-    found = splitter.pre_tokenize_str(joined)
-    number = {"\n": 0}
-    numbers = np.array([0, *(number.setdefault(word, len(number)) for word, _ in found)], np.int32)
-    ends = np.cumsum([len(piece) + 1 for piece in joined.split("\n")])
-    owner = np.searchsorted(ends, [0, *(span[0] for _, span in found)], side="right")
-    owner[0] = place[""]
-    held = np.bincount(owner, minlength=len(place))
-    first = np.cumsum(held) - held
-    which = np.frombuffer(pieces, np.int32)
-    offsets = np.concatenate([[0], np.cumsum(held[which])])
-    flat = numbers[np.repeat(first[which] - offsets[:-1], held[which]) + np.arange(offsets[-1])]
-    return list(number), flat, offsets[[*starts, len(which)]]
+    number, numbers, held = {"\n": 0}, [0], [1]  # the start's, which comes first and is no word
+    for piece in normalizer.normalize_str("\n".join(place)).split("\n")[1:]:
+        words = splitter.pre_tokenize_str(piece)
+        held.append(len(words))
+        numbers.extend([number.setdefault(word, len(number)) for word, _ in words])
+    lengths, which = np.array(held), np.frombuffer(pieces, np.int32)
+    first = np.cumsum(lengths) - lengths
+    offsets = np.concatenate([[0], np.cumsum(lengths[which])])
+    places = np.repeat(first[which] - offsets[:-1], lengths[which]) + np.arange(offsets[-1])
+    return list(number), np.array(numbers, np.int32)[places], offsets[[*starts, len(which)]]
 
 
 @dataclass(frozen=True)
@@ -376,7 +374,7 @@ class Vocabulary:
         wanted = self._keys(shorter, words, starts)
         tokens = np.flatnonzero(wanted >= 0)
         wanted = wanted[tokens]
-        place = np.searchsorted(known, wanted)
+        place = _search(known, wanted)
         found = np.append(known, -1)[place] == wanted
         column = np.full(len(words), PAD, np.int32)
         column[tokens[found]] = first + place[found]
@@ -431,6 +429,16 @@ class Vocabulary:
         words = bytes(given["words"]).decode().split("\n")
         orders = itertools.takewhile(lambda order: f"keys{order}" in given, itertools.count(2))
         return cls(words, [given[f"keys{order}"] for order in orders])
+
+
+def _search(known: Array, wanted: Array) -> Array:
+    """Do as np.searchsorted, three times as fast: in blocks put in order first, neighbours are found side by side."""
+    places = np.empty(len(wanted), np.int64)
+    for begin in range(0, len(wanted), 65_536):
+        block = wanted[begin : begin + 65_536]
+        order = np.argsort(block)
+        places[begin : begin + 65_536][order] = np.searchsorted(known, block[order])
+    return places
 
 
 @dataclass(frozen=True)
