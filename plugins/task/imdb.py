@@ -302,7 +302,7 @@ class Imdb(Task):
 
         return {
             "accuracy": MeanMetric(),
-            "precision_recall": BinaryPrecisionRecallCurve(thresholds=200),
+            "precision_recall": BinaryPrecisionRecallCurve(),
             "confusion": BinaryConfusionMatrix(),
         }
 
@@ -324,8 +324,8 @@ class Imdb(Task):
         axis = curve.subplots()
         axis.plot(recall, precision)
         axis.set(xlabel="recall of positive", ylabel="precision of positive", xlim=(0, 1), ylim=(0.45, 1.02))
-        area = -float(((precision[1:] + precision[:-1]) / 2 * np.diff(recall)).sum())
-        axis.set_title(f"area {area:.4f}", fontsize=9)
+        average = -float((precision[:-1] * np.diff(recall)).sum())
+        axis.set_title(f"average precision {average:.4f}", fontsize=9)
         counts = values["confusion"].cpu().numpy()
         confusion = Figure(figsize=(4, 4), dpi=110, layout="constrained")
         axis = confusion.subplots()

@@ -496,6 +496,22 @@ def test_a_run_on_made_up_reviews_learns_them(cli, tmp_path):
     assert json.loads((tmp_path / "learned" / "result.json").read_text())["metrics"]["test/accuracy"] >= 0.9
 
 
+def test_the_curve_and_its_average_precision_are_exact_where_most_answers_are_sure():
+    task, noise = Imdb(), torch.Generator().manual_seed(0)
+    label = torch.randint(2, (500,), generator=noise)
+    positive = torch.sigmoid(6 * torch.randn(500, generator=noise).double() + 12 * label - 6)
+    metrics = {name: metric for name, metric in task.metrics().items() if name != "accuracy"}
+    for metric in metrics.values():
+        metric.update(positive, label)
+    figures = task.figures({name: metric.compute() for name, metric in metrics.items()})
+    ranked = label[positive.argsort(descending=True)].double()
+    expected = (ranked * ranked.cumsum(0) / torch.arange(1, 501)).sum() / ranked.sum()
+    axis = figures["precision_recall"].axes[0]
+    assert axis.get_title() == f"average precision {expected:.4f}"
+    recall = np.sort(axis.lines[0].get_xdata())
+    assert recall[0] == 0 and recall[-1] == 1 and np.diff(recall).max() < 0.01
+
+
 def test_predict_answers_for_a_text_without_the_data(cli, ran, monkeypatch):
     monkeypatch.setattr(data, "prepare", None)
     said = cli("predict", "ran", "A wonderful <br />film", "--picture", "words.png")
