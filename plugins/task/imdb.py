@@ -362,10 +362,8 @@ class Imdb(Task):
     def texts(self, model: nn.Module, batch: Batch) -> list[str]:
         """Say what was answered, and how each review ends."""
         logits, _ = model(batch)
-        return [
-            f"{_verdict(logits[i], int(batch.label[i]))}: … {' '.join(self._words(batch.rows[i])[-SHOWN:])}"
-            for i in range(len(logits))
-        ]
+        ends = [" ".join(self._words(rows[rows[:, 0] != PAD])[-SHOWN:]) for rows in batch.rows]
+        return [f"{_verdict(logits[i], int(batch.label[i]))}: … {end}" for i, end in enumerate(ends)]
 
     def predict(self, model: nn.Module, text: str) -> Prediction:
         """Classify a review of one's own."""

@@ -420,6 +420,17 @@ def test_a_prediction_is_shaded_by_the_mean_over_all_queries(monkeypatch):
     torch.testing.assert_close(looked.weights, torch.full((1, 1, 3), 1 / 3))
 
 
+@pytest.mark.parametrize("options", [{}, {"masked": False, "min_counts": (1,), "max_tokens": 64}])
+def test_a_sample_of_text_is_the_end_of_its_review_without_the_padding(monkeypatch, options):
+    monkeypatch.setattr(imdb, "SHOWN", 3)
+    task = prepared(**options)
+    batch = task.data("val")[[0, 1, 2, 3]]
+    assert (batch.rows[:, :, 0] == data.PAD).any()
+    words = [[task.vocabulary.words[row - 3] if row > 2 else "?" for row in rows[:, 0] if row] for rows in batch.rows]
+    ends = [text.split(": … ")[1] for text in task.texts(task.model(make_attention()).eval(), batch)]
+    assert ends == [" ".join(row[-3:]) for row in words]
+
+
 def test_padding_in_front_is_attended_to_and_always_as_wide():
     rows = np.array([[7], [8], [9]], np.int32)
     batch = Reviews(rows, np.array([0, 1, 3]), np.array([0, 1]), 4)[[0, 1]]
