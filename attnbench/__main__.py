@@ -274,6 +274,9 @@ def complaint(error: Exception, registry: Registry) -> str:
     text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
     presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
     text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)
+    missing = r"ConfigKeyError.*\s+Key '(\w+)' not in '(\w+)'\s+full_key: (attention|scoring)\.\S+\s+object_type=\w+"
+    apart = r"\3=\2 has no option '\1'; what is for one \3 alone goes into experiment/\3/EXPERIMENT_NAME.yaml"
+    text = re.sub(missing, apart, text)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(text.split())

@@ -92,6 +92,26 @@ def test_a_preset_on_the_command_line_wins_over_every_recipe(cli, recipe, preset
     assert composed[preset.parent.name] | wanted == composed[preset.parent.name]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_gives_its_mechanism_options_and_goes_with_any_other(cli, path):
+    def composed(*words):
+        return yaml.safe_load(cli("--cfg", "job", f"experiment={path.stem}", *words).out)
+
+    own = composed()
+    for kind, other in (("attention", "uniform"), ("scoring", "dot")):
+        options = path.parent / kind / f"{path.stem}_{own[kind]['name']}.yaml"
+        given = yaml.safe_load(options.read_text()) if options.exists() else {}
+        assert own[kind] | given == own[kind]
+        assert composed(f"{kind}={other}") == own | {kind: {"name": other}}
+
+
+def test_every_file_of_options_belongs_to_an_experiment_and_what_it_runs(cli):
+    for path in (ROOT / "conf/experiment").glob("*/*.yaml"):
+        (experiment,) = [e.stem for e in path.parent.parent.glob("*.yaml") if path.stem.startswith(f"{e.stem}_")]
+        own = yaml.safe_load(cli("--cfg", "job", f"experiment={experiment}").out)
+        assert path.stem == f"{experiment}_{own[path.parent.name]['name']}"
+
+
 def test_an_experiment_that_chooses_a_preset_is_told_to_write_values(cli, tmp_path):
     (tmp_path / "configs" / "experiment").mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - override /optimizer: adamw\n"
@@ -99,6 +119,24 @@ def test_an_experiment_that_chooses_a_preset_is_told_to_write_values(cli, tmp_pa
     said = cli("--config-dir", "configs", "experiment=mine")
     assert said.code == 2
     assert "experiment/mine': the presets of optimizer are for the command line; write values under" in said.err
+
+
+def test_an_experiment_with_options_of_another_mechanism_is_told_where_they_go(cli, tmp_path):
+    (tmp_path / "configs" / "experiment" / "attention").mkdir(parents=True)
+    mine = tmp_path / "configs" / "experiment" / "mine.yaml"
+    mine.write_text("# @package _global_\ndefaults:\n  - override /attention: self\nattention:\n  scale: 0.5\n")
+    said = cli("--config-dir", "configs", "experiment=mine", "attention=uniform")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    wanted = "attention=uniform has no option 'scale'; what is for one attention alone goes into experiment/attention/"
+    assert f"In 'experiment/mine': {wanted}EXPERIMENT_NAME.yaml" in said.err
+    mine.write_text("# @package _global_\ndefaults:\n  - override /attention: self\n")
+    (tmp_path / "configs" / "experiment" / "attention" / "mine_self.yaml").write_text("scale: 0.5\n")
+    own, other = (
+        cli("--cfg", "job", "--config-dir", "configs", "experiment=mine", *w) for w in ((), ("attention=uniform",))
+    )
+    assert (own.code, other.code) == (0, 0)
+    assert yaml.safe_load(own.out)["attention"]["scale"] == 0.5
 
 
 def test_a_sweep_makes_a_run_folder_for_each_combination(cli, tmp_path):
