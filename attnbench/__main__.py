@@ -266,17 +266,18 @@ def complaint(error: Exception, registry: Registry) -> str:
                 return str(better)
         top = f"no config '{name}' is there; without --config-name and --config-path attnbench's own is taken"
         return f"{group}={name}: no such {group}; {nearest(name, error.options or ())}" if group else top
-    cause = error.__cause__
+    file = re.match(r"In '(.+)': \w+ raised while composing config", str(error))
+    cause = error.__context__ if file else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        return explain(cause)
+        group = str(cause.full_key).partition(".")[0]
+        apart = f"; what is for one {group} alone goes into experiment/{group}/EXPERIMENT_{group.upper()}.yaml"
+        hint = apart if file and group in ("attention", "scoring") else ""
+        return (f"{file[1]}: " if file else "") + explain(cause) + hint
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not understood ({first_line(error)}); quote it, or write GROUP.OPTION=VALUE"
     text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
     presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
     text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)
-    missing = r"ConfigKeyError.*\s+Key '(\w+)' not in '(\w+)'\s+full_key: (attention|scoring)\.\S+\s+object_type=\w+"
-    apart = r"\3=\2 has no option '\1'; what is for one \3 alone goes into experiment/\3/EXPERIMENT_NAME.yaml"
-    text = re.sub(missing, apart, text)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(text.split())

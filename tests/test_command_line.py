@@ -128,8 +128,8 @@ def test_an_experiment_with_options_of_another_mechanism_is_told_where_they_go(c
     said = cli("--config-dir", "configs", "experiment=mine", "attention=uniform")
     assert said.code == 2
     assert said.err.count("\n") == 1
-    wanted = "attention=uniform has no option 'scale'; what is for one attention alone goes into experiment/attention/"
-    assert f"In 'experiment/mine': {wanted}EXPERIMENT_NAME.yaml" in said.err
+    assert "experiment/mine: attention.scale: attention 'uniform' has no option 'scale'; there are: none" in said.err
+    assert "what is for one attention alone goes into experiment/attention/EXPERIMENT_ATTENTION.yaml" in said.err
     mine.write_text("# @package _global_\ndefaults:\n  - override /attention: self\n")
     (tmp_path / "configs" / "experiment" / "attention" / "mine_self.yaml").write_text("scale: 0.5\n")
     own, other = (
