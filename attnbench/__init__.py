@@ -5,6 +5,7 @@ from pathlib import Path
 if (Path(__file__).parent.parent / "pyproject.toml").is_file():  # a checkout: conf/ and plugins/ lie beside this folder
     __path__.append(str(Path(__file__).parent.parent))
 
+from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
     Attention,
@@ -28,7 +29,6 @@ from attnbench.masking import (
     valid_lengths_to_mask,
 )
 from attnbench.registry import build
-from attnbench.schema import UsageError
 
 __version__ = "0.1.0"
 

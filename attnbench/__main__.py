@@ -18,8 +18,9 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from attnbench.errors import Interrupted, UsageError, first_line, nearest
 from attnbench.registry import Registry
-from attnbench.schema import KINDS, Interrupted, UsageError, explain, first_line, nearest, shown
+from attnbench.schema import KINDS, explain, shown
 from attnbench.sweep import Job, finish
 
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F  # noqa: N812
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from attnbench.errors import UsageError, first_line, nearest
 from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
 from attnbench.registry import Registry, no_scoring
-from attnbench.schema import UsageError, fill, first_line, nearest, takes_score
+from attnbench.schema import fill, takes_score
 
 #: Of these words the values may be several, with commas between them.
 LISTS = ("attention", "scoring", "reference", "length")

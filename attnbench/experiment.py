@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import MeanMetric
 
+from attnbench.config import OptimizerConfig, Schedule, TrainerConfig
+from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, AttentionMap, Task
-from attnbench.schema import OptimizerConfig, Schedule, TrainerConfig, UsageError
 
 BUCKET = 50  # steps whose examples are sorted by length together
 MEASURED = ("val/", "attention/")  # what the tags of a validation begin with

@@ -15,9 +15,11 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnbench.config import RunConfig
+from attnbench.errors import UsageError, first_line
 from attnbench.processes import leads
 from attnbench.registry import Registry
-from attnbench.schema import KINDS, RunConfig, UsageError, explain, first_line, node
+from attnbench.schema import KINDS, explain, node
 
 
 def claim(folder: Path) -> None:

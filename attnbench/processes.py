@@ -12,7 +12,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from attnbench.schema import TrainerConfig, UsageError
+from attnbench.config import TrainerConfig
+from attnbench.errors import UsageError
 
 
 def leads() -> bool:

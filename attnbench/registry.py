@@ -1,89 +1,22 @@
-"""Loading plugins, one at a time and isolated: names -> classes, and where each came from."""
+"""Names -> classes, and where each came from."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pluggy
 from omegaconf import OmegaConf
 
-from attnbench import hookspecs, plugins  # type: ignore[attr-defined]
+from attnbench.config import RunConfig
+from attnbench.errors import UsageError, nearest
 from attnbench.interfaces import Attention, ScoringFunction, Task
-from attnbench.schema import (
-    RunConfig,
-    UnfitError,
-    UsageError,
-    arguments,
-    check_recipe,
-    check_signature,
-    fill,
-    nearest,
-    node,
-    takes_score,
-)
-
-BASES: Mapping[str, type] = {"scoring": ScoringFunction, "attention": Attention, "task": Task}
-SHIPPED = Path(plugins.__file__).resolve().parent
-#: Where an error rises that is not the plugin's own doing, but that of what loads it.
-MACHINERY = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (importlib, pluggy, hookspecs))
-
-
-@dataclass(frozen=True)
-class Component:
-    """A registered class: its kind, its name on the command line, and the plugin that brought it."""
-
-    kind: str
-    name: str
-    cls: type[Any]
-    origin: str
-
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A plugin that could not be loaded: its name, where it is, and why with what to do about it."""
-
-    name: str
-    origin: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"plugin '{self.name}' is not loaded, {self.origin}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Something to load: a file's module, or an installed package's entry point.
-
-    Attributes:
-        name: the file's name without `.py`, or the entry point's: what $ATTNBENCH_DISABLE names.
-        origin: where it is, for people.
-        shipped: whether it is ours, so that a failure is a bug of ours.
-        load: gives the module or object that has the hooks.
-        file: where it is, if that is known before it is loaded.
-    """
-
-    name: str
-    origin: str
-    shipped: bool
-    load: Callable[[], Any]
-    file: Path | None = None
+from attnbench.loading import BASES, Component, Failure, Source, clash, load, reason, sources
+from attnbench.schema import arguments, fill, node, takes_score
 
 
 @dataclass
@@ -110,7 +43,7 @@ class Registry:
         """
         registry = cls()
         disabled = {name.strip() for name in os.environ.get("ATTNBENCH_DISABLE", "").split(",")}
-        for source in _sources(files):
+        for source in sources(files):
             if source.name in disabled:
                 registry.disabled.append(source)
             else:
@@ -120,13 +53,12 @@ class Registry:
         return registry
 
     def _load_one(self, source: Source) -> None:
-        found: list[Component] = []
         try:
-            _register(source, found)
+            found = load(source)
         except (Exception, SystemExit) as error:
             if source.shipped:
                 raise
-            self.failures.append(Failure(source.name, source.origin, _reason(error, source)))
+            self.failures.append(Failure(source.name, source.origin, reason(error, source)))
             return
         for component in found:
             key = (component.kind, component.name)
@@ -138,7 +70,7 @@ class Registry:
                 self.components[key] = component
                 continue
             self.taken[key] = (other, component.origin)
-            self.failures.append(Failure(source.name, source.origin, _clash(key, other, source)))
+            self.failures.append(Failure(source.name, source.origin, clash(key, other, source)))
 
     def store(self) -> None:
         """Hand Hydra a typed node for every component, and for the run itself."""
@@ -287,170 +219,3 @@ def build(kind: str, name: str, *, scoring: str | Mapping[str, Any] | None = Non
         chosen = {"name": scoring} if isinstance(scoring, str) else scoring
         return registry.build_attention(config, chosen, **framework)
     return registry.build(kind, config, **framework)
-
-
-def _register(source: Source, found: list[Component]) -> None:
-    """Run one plugin's hooks in a plugin manager of its own, so that it can disturb no other."""
-    plugin = source.load()
-    manager = pluggy.PluginManager("attnbench")
-    manager.add_hookspecs(hookspecs)
-    known = [f"register_{kind}" for kind in BASES]
-    implemented = [name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None]
-    for name in implemented:
-        if name not in known:
-            raise UnfitError(f"there is no hook '{name}'; {nearest(name, known)}: rename the function")
-    if not implemented:
-        raise UnfitError(
-            "it has no hook: write `@hookimpl` above `def register_scoring(register)`, or _attention, or _task"
-        )
-    try:
-        manager.register(plugin, source.origin)
-    except pluggy.PluginValidationError as error:
-        raise UnfitError(
-            f"{' '.join(str(error).split())}: write `def {known[0]}(register)`, or _attention, _task"
-        ) from error
-    for kind, base in BASES.items():
-        hook = getattr(manager.hook, f"register_{kind}")
-        hook(register=partial(_add, found, source.origin, kind, base))
-
-
-def _add(found: list[Component], origin: str, kind: str, base: type, name: str, cls: Any) -> None:
-    if not (isinstance(name, str) and name.isidentifier()):
-        raise UnfitError(
-            f"{kind} {name!r}: a name is a word of letters, digits and _, not starting with a digit: rename it"
-        )
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        what = cls.__name__ if isinstance(cls, type) else repr(cls)
-        parent = base.__name__
-        raise UnfitError(f"{kind} '{name}' is {what}, which is no attnbench.{parent}: write `class ...({parent})`")
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
-        raise UnfitError(f"{kind} '{name}': {cls.__name__} is abstract: define {missing}")
-    if any((other.kind, other.name) == (kind, name) for other in found):
-        raise UnfitError(f"it registers {kind} '{name}' twice: rename one of them")
-    check_signature(kind, cls)
-    if issubclass(cls, Task):
-        check_recipe(cls.__name__, cls.recipe)
-        if not isinstance(getattr(cls, "primary", None), str):
-            raise UnfitError(f'{cls.__name__} has no `primary`: write `primary = "accuracy"`, a key of its metrics()')
-    found.append(Component(kind, name, cls, origin))
-
-
-def _sources(files: tuple[Path, ...]) -> Iterator[Source]:
-    seen: dict[str, Path] = {}
-    for folder in plugins.folders():
-        for path in sorted([*folder.glob("*.py"), *(p for kind in BASES for p in folder.glob(f"{kind}/*.py"))]):
-            if path.name.startswith("_") or not _speaks_of_us(path):
-                continue  # whatever else lies in a folder named plugins is no plugin of ours
-            module = ".".join(["attnbench.plugins", *path.relative_to(folder).with_suffix("").parts])
-            shipped = folder.resolve() == SHIPPED and path.parent != folder
-            origin = f"{path.relative_to(folder.parent)} (shipped)" if shipped else str(path)
-            load: Callable[[], Any] = partial(importlib.import_module, module)
-            if path.is_symlink() and not path.exists():
-                load = partial(_refuse, f"it is a link to {path.readlink()}, which is not there: mend or remove it")
-            elif not path.stem.isidentifier():
-                word = "".join(letter if letter.isalnum() else "_" for letter in path.stem)
-                load = partial(_refuse, f"'{path.name}' is no module name: rename the file, such as to {word}.py")
-            elif module in seen:
-                load = partial(_refuse, f"{seen[module]} has the same file name: rename one of the files")
-            else:
-                seen[module] = path
-            yield Source(path.stem, origin, shipped, load, path)
-    for part in plugins.missing_folders():
-        missing = f"there is no such folder: make it, or take it out of ATTNBENCH_PLUGINS={part}"
-        yield Source(part.name, str(part), False, partial(_refuse, missing))
-    entries = sorted(entry_points(group="attnbench"), key=lambda entry: entry.name)
-    for entry in entries:
-        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
-        yield Source(entry.name, f"{entry.value} ({package})", False, partial(_load_entry, entry))
-    imported = (sys.modules.get(entry.module) for entry in entries)  # they have been loaded by now
-    known = [*seen.values(), *(Path(found.__file__) for found in imported if found and found.__file__)]
-    for path in files:
-        if path.resolve() not in {p.resolve() for p in known}:
-            yield Source(path.stem, str(path), False, partial(_import_file, path), path)
-
-
-def _speaks_of_us(path: Path) -> bool:
-    try:
-        return "attnbench" in path.read_text(encoding="utf-8", errors="ignore")
-    except OSError:  # loading it says what is wrong with it
-        return not path.is_dir()
-
-
-def _refuse(reason: str) -> ModuleType:
-    raise UnfitError(reason)
-
-
-def _load_entry(entry: EntryPoint) -> Any:
-    """Load an entry point; one that leads nowhere is told apart from a plugin that lacks a package."""
-    package = entry.dist.name if entry.dist else "its package"
-    cure = f"entry point {entry.name} = {entry.value!r} leads nowhere: reinstall or uninstall {package}"
-    try:
-        return entry.load()
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{entry.module}.".startswith(f"{error.name}."):
-            raise UnfitError(f"{cure} (no module '{error.name}')") from error
-        raise
-    except AttributeError as error:
-        if entry.attr and entry.module in sys.modules:
-            raise UnfitError(f"{cure} (no '{entry.attr}' in {entry.module})") from error
-        raise
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"attnbench.plugins.{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UnfitError(f"{path} is not a Python file: name it {path.stem}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _clash(key: tuple[str, str], other: str, source: Source) -> str:
-    kind, name = key
-    return (
-        f"it registers {kind} '{name}', which {other} registers too, so neither has the name: "
-        f"rename one of them, or set ATTNBENCH_DISABLE={source.name}"
-    )
-
-
-def _reason(error: BaseException, source: Source) -> str:
-    """Put an exception into one line: what it is, the place in the plugin where it rose, and what to do."""
-    text = " ".join(str(error).split())
-    if isinstance(error, UnfitError):
-        return text
-    cure = f"mend it, or set ATTNBENCH_DISABLE={source.name}"
-    if isinstance(error, ImportError):
-        cure = _import_cure(error, source) or cure
-    place = _place(error, source)
-    return f"{type(error).__name__}: {text}" + (f" ({place})" if place else "") + f": {cure}"
-
-
-def _import_cure(error: ImportError, source: Source) -> str | None:
-    """Say how to get what a plugin could not import; None where that cannot be known."""
-    name = error.name or ""
-    if name.partition(".")[0] == "attnbench":
-        import attnbench
-
-        wanted = str(getattr(error, "name_from", None) or name.rpartition(".")[2])
-        return f"import from attnbench what is public there; {nearest(wanted, attnbench.__all__)}"
-    if not isinstance(error, ModuleNotFoundError):
-        return None
-    if source.file is not None and any(source.file.parent.glob(f"{name}.py")):
-        return f"it lies beside the plugin: write `from attnbench.plugins import {name}`"
-    return f"pip install {name.partition('.')[0]}"
-
-
-def _place(error: BaseException, source: Source) -> str | None:
-    """Name the last line of the plugin's own that an exception passed through."""
-    places: list[tuple[str, int]] = []
-    trace = error.__traceback__
-    while trace is not None:
-        places.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    own = [place for place in places if source.file is not None and Path(place[0]).name == source.file.name]
-    others = [place for place in places if not place[0].startswith(("<", *MACHINERY))]
-    for file, line in reversed(own or others):
-        return f"{Path(file).name}:{line}"
-    return None

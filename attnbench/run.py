@@ -26,6 +26,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 import attnbench
+from attnbench.config import Accelerator, OptimizerConfig, Precision, TrainerConfig, check_numbers
+from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.experiment import (
     MEASURED,
     Diverged,
@@ -48,16 +50,6 @@ from attnbench.reports.alignment import Alignment
 from attnbench.reports.attention import Pictures
 from attnbench.reports.progress import Bar
 from attnbench.reports.runs import fingerprint, flat
-from attnbench.schema import (
-    Accelerator,
-    Interrupted,
-    OptimizerConfig,
-    Precision,
-    TrainerConfig,
-    UsageError,
-    check_numbers,
-    first_line,
-)
 
 log = logging.getLogger("attnbench")
 

@@ -8,8 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from attnbench.errors import UsageError, nearest
 from attnbench.registry import Registry
-from attnbench.schema import KINDS, UsageError, nearest
+from attnbench.schema import KINDS
 
 
 def new(registry: Registry, kind: str, name: str, *, package: bool) -> list[Path]:

@@ -16,9 +16,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.registry import Registry, no_scoring
 from attnbench.reports.runs import find, fingerprint, flat
-from attnbench.schema import Interrupted, UsageError, first_line, takes_score
+from attnbench.schema import takes_score
 
 #: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
 JOURNAL = "ATTNBENCH_SWEEP"

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from attnbench.config import OptimizerConfig
+from attnbench.errors import UsageError
 from attnbench.experiment import Experiment
 from attnbench.registry import Registry
-from attnbench.schema import OptimizerConfig, UsageError, takes_score
+from attnbench.schema import takes_score
 
 REGISTRY = Registry.load()
 COMBINED = [

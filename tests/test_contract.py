@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from attnbench import Attention, AttentionMap, Task, hide_masked, masked_softmax
 from attnbench.contract import LAWS, check, laws_for, written_in
 from attnbench.contract.trial import Form, Weigh
-from attnbench.registry import Component, Registry
+from attnbench.errors import UsageError
+from attnbench.loading import Component
+from attnbench.registry import Registry
 from attnbench.reports.laws import Finding, show_laws
-from attnbench.schema import UsageError
 
 
 class Good(Attention):

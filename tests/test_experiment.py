@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnbench.config import OptimizerConfig, OptimizerName, Schedule
+from attnbench.errors import UsageError
 from attnbench.experiment import (
     EvalBatches,
     Experiment,
@@ -16,7 +18,6 @@ from attnbench.experiment import (
     make_optimizer,
     rate,
 )
-from attnbench.schema import OptimizerConfig, OptimizerName, Schedule, UsageError
 
 
 def steps(batches, rounds):

@@ -9,10 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
+    "errors",
+    "config",
     "masking",
     "interfaces",
     "hookspecs",
     "schema",
+    "loading",
     "registry",
     "scaffold",
     "experiment",

@@ -3,7 +3,8 @@ from typing import Literal
 
 import pytest
 
-from attnbench.schema import UsageError, arguments, check_signature, fill, nearest, node, options
+from attnbench.errors import UsageError, nearest
+from attnbench.schema import arguments, check_signature, fill, node, options
 
 
 class Colour(enum.Enum):

@@ -12,7 +12,8 @@ from torch.utils.data import TensorDataset
 
 from attnbench import Task, UsageError
 from attnbench.folder import typed
-from attnbench.registry import Component, Registry
+from attnbench.loading import Component
+from attnbench.registry import Registry
 from attnbench.run import run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.schema import Interrupted
+from attnbench.errors import Interrupted
 
 ROOT = Path(__file__).parent.parent
 TINY = ("task.lines=300", "trainer.max_steps=3", "trainer.images=0")

@@ -19,9 +19,10 @@ import torch
 
 from attnbench.contract import attention, scoring, task
 from attnbench.contract.trial import Broken, Law, Skipped, Subject, require, said
-from attnbench.registry import Component, Registry
+from attnbench.errors import UsageError, nearest
+from attnbench.loading import Component
+from attnbench.registry import Registry
 from attnbench.reports.laws import Finding
-from attnbench.schema import UsageError, nearest
 
 __all__ = [
     "LAWS",

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnbench.config import OptimizerConfig
 from attnbench.contract.trial import Blind, Form, Law, Recalling, Subject, Weigh, distribution, finite, require, trying
 from attnbench.interfaces import Attention, AttentionMap, Split, Task
-from attnbench.registry import Component, Registry
-from attnbench.schema import OptimizerConfig, takes_score
+from attnbench.loading import Component
+from attnbench.registry import Registry
+from attnbench.schema import takes_score
 
 
 def _host(task: Task, kind: type[Attention] = Weigh) -> nn.Module:

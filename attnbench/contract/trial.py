@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, MakeScore, ScoringFunction, Task
+from attnbench.loading import Component
 from attnbench.masking import check_mask, fused_attention, hide_masked, masked_softmax
-from attnbench.registry import Component, Registry
-from attnbench.schema import UsageError, takes_score
+from attnbench.registry import Registry
+from attnbench.schema import takes_score
 
 Widths = tuple[int, int, int]
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

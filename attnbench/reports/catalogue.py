@@ -12,19 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from attnbench.registry import Component, Registry
-from attnbench.schema import (
-    KINDS,
-    OptimizerConfig,
-    RunConfig,
-    TrainerConfig,
-    UsageError,
-    nearest,
-    options,
-    shown,
-    takes_score,
-    type_name,
-)
+from attnbench.config import OptimizerConfig, RunConfig, TrainerConfig
+from attnbench.errors import UsageError, nearest
+from attnbench.loading import Component
+from attnbench.registry import Registry
+from attnbench.schema import KINDS, options, shown, takes_score, type_name
 
 USAGE = """\
 attnbench trains any attention mechanism on any task, and shows where it looked.

@@ -8,9 +8,10 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from attnbench.errors import UsageError, nearest
 from attnbench.reports import statistics
 from attnbench.reports.runs import SHOWN, LeftOut, Run, fingerprint, number
-from attnbench.schema import UsageError, nearest, shown
+from attnbench.schema import shown
 
 BUDGETS = {"epochs": "epochs", "examples_seen": "examples", "parameters": "parameters"}
 COSTS = (*BUDGETS, "train_seconds", "examples_per_second", "peak_memory_bytes")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from attnbench.errors import UsageError
 from attnbench.reports.compare import tabulate
 from attnbench.reports.runs import fingerprint, flat, read_all
-from attnbench.schema import UsageError
 
 
 def table_of(tmp_path, **asked):

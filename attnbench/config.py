@@ -1,0 +1,120 @@
+"""A run's own options: trainer and optimizer, their defaults, and the least that a number may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from attnbench.errors import UsageError
+
+
+class Accelerator(Enum):
+    """Where a run computes."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+    auto = "auto"
+
+
+class Precision(Enum):
+    """What it computes in."""
+
+    float32 = "32-true"
+    bfloat16 = "bf16-mixed"
+    float16 = "16-mixed"
+
+
+class OptimizerName(Enum):
+    """The update rule."""
+
+    adam = "adam"
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Schedule(Enum):
+    """How the learning rate goes after the warm-up: stays, or falls: to zero at the last step, or by `decay`."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+    inverse_time = "inverse_time"
+
+
+@dataclass
+class TrainerConfig:
+    """How long, how often, on what. Null: none, or as much as there is."""
+
+    max_epochs: int = 10  # passes over the training data
+    max_steps: int | None = None  # updates; wins over max_epochs
+    batch_size: int = 64  # examples an update, in each process
+    eval_batch_size: int = 500
+    eval_batches: int | None = None  # of each validation and test
+    eval_train: int = 0  # training examples that each validation reads too, for train/<metric>
+    val_every: int | None = None  # updates between validations; null: once a pass
+    stop_at_goal: bool = True  # when validation has had nothing left to gain, twice in a row
+    gradient_clip: float | None = 1.0  # the gradient's largest norm
+    threads: int = 1  # of each process; more only pays for large models
+    accelerator: Accelerator = Accelerator.cpu
+    devices: int = 1
+    strategy: str = "auto"
+    precision: Precision = Precision.float32
+    log_every: int = 20  # updates between points of a curve
+    images: int = 3  # validation examples drawn at each validation
+    progress_bar: bool = True
+    detect_anomaly: bool = False
+
+
+@dataclass
+class OptimizerConfig:
+    """The update rule and its rate."""
+
+    name: OptimizerName = OptimizerName.adam
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    lazy: bool = True  # embeddings with sparse gradients are updated only where a step has seen them
+    schedule: Schedule = Schedule.cosine
+    warmup: float = 0.05  # share of the run in which the rate rises from zero
+    decay: float = 1e-5  # of inverse_time: the rate is lr / (1 + decay * step)
+
+
+@dataclass
+class RunConfig:
+    """A whole run; `attention`, `scoring` and `task` are nodes made from the chosen classes."""
+
+    seed: int = 0
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    attention: Any = None
+    scoring: Any = None
+    task: Any = None
+
+
+#: The least that a number of a run may be.
+LEAST: Mapping[str, int] = {
+    "seed": 0,
+    **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "optimizer.warmup", "optimizer.decay"), 0),
+    **dict.fromkeys(("trainer.eval_train", "trainer.images"), 0),
+    **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps", "trainer.batch_size", "trainer.eval_batch_size"), 1),
+    **dict.fromkeys(("trainer.eval_batches", "trainer.val_every", "trainer.threads", "trainer.devices"), 1),
+    "trainer.log_every": 1,
+}
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Refuse a run's number that is too small.
+
+    Raises:
+        UsageError: the line names it, and the least that it may be.
+    """
+    for key, least in LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and not value >= least:
+            raise UsageError(f"{key}={value}: it is at least {least}")
+    norm = OmegaConf.select(config, "trainer.gradient_clip")
+    if norm is not None and not norm > 0:
+        raise UsageError(f"trainer.gradient_clip={norm}: it is above 0; null turns clipping off")

@@ -1,0 +1,31 @@
+"""What a user can mend, in one line: the errors, and the nearest name to what was typed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Something that a user can mend: shown as one line, without a traceback, with a non-zero exit code."""
+
+
+class UnfitError(TypeError):
+    """A plugin, or a class that it registers, does not fit the bench; the message says what to write instead."""
+
+
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """The run was stopped from outside; the message is its folder, which can be resumed."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant, and which there are."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    listed = ", ".join(names) if names else "none"
+    return f"did you mean '{close[0]}'? (there are: {listed})" if close else f"there are: {listed}"
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
