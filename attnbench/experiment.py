@@ -180,13 +180,13 @@ def every(task: Task, split: Any, config: TrainerConfig) -> EvalBatches:
 
 
 def penalizes(module: nn.Module) -> bool:
-    """Tell whether it is an attention module whose class defines a penalty."""
-    return isinstance(module, Attention) and type(module).penalty is not Attention.penalty
+    """Whether it is an attention module that has a penalty."""
+    return isinstance(module, Attention) and module.penalized
 
 
 @contextmanager
 def penalties(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the penalty of every call, within, of an attention module whose class defines one."""
+    """Collect the penalty of every call, within, of an attention module that has one."""
     found: list[Tensor] = []
 
     def ask(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

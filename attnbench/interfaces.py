@@ -97,11 +97,16 @@ class Attention(nn.Module, ABC):
         """
 
     def penalty(self, weights: Float[Tensor, "B H Q K"]) -> Float[Tensor, ""] | None:
-        """Give what these weights add to the training loss, a mean over the batch; None where they add nothing.
-
-        A class that overrides this is asked for its weights at each training step, whatever the task.
-        """
+        """Return what these weights add to the training loss, a mean over the batch; None where they add nothing."""
         return None
+
+    @property
+    def penalized(self) -> bool:
+        """Whether there is a penalty: then this module is asked for its weights at each training step, in any task.
+
+        True for a class that overrides `penalty`; one whose options may switch it off overrides this too.
+        """
+        return type(self).penalty is not Attention.penalty
 
     if TYPE_CHECKING:  # nn.Module.__call__ hides forward's types from a type checker
 

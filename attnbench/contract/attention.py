@@ -372,11 +372,14 @@ def bad_masks(subject: Subject) -> None:
 
 def penalty(subject: Subject) -> str | None:
     """A penalty is one finite number, and training lessens it."""
-    if subject.cls.penalty is Attention.penalty:
-        return "it has no penalty"
     module, given = subject.make(), subject.inputs(Case(2, 3, 5, "padding"))
+    if not module.penalized and subject.cls.penalty is Attention.penalty:
+        return "it has no penalty"
     _, weights = subject.attend(module, given)
     found = module.penalty(weights)
+    if not module.penalized:
+        require(found is None, "it is not None, and never asked for, since `penalized` is False")
+        return "it has no penalty unless an option asks for one"
     require(found is not None and found.shape == (), "it is not a scalar")
     assert found is not None
     finite([found], "it")

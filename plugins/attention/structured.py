@@ -14,7 +14,7 @@ class Structured(Attention):
 
     A = softmax over the keys of W2 tanh(W1 key), [r, K]
     context = A · value, the r rows side by side
-    penalty = coefficient · |A Aᵀ - I|²: hops that look at the same place cost
+    penalty = coefficient · |A Aᵀ - I|²: hops that look at the same place cost; none by default
 
     What is asked does not matter: each query is given the same context, unless the mask differs between queries. The
     hops stand where other mechanisms have heads.
@@ -25,9 +25,10 @@ class Structured(Attention):
         value_dim: Dv, the width of a value; the context is r times as wide.
         hops: r.
         hidden_dim: the width of W1's layer; null takes the key's.
-        coefficient: the weight of the penalty (the paper: 1.0 for Age and Yelp, 0.3 for SNLI).
+        coefficient: the weight of the penalty. The paper has 1.0 for Age and Yelp, 0.3 for SNLI; A Aᵀ is I only
+            where each hop looks at one place, so that it also works against hops that spread over a text.
 
-    Raises ValueError when hops or hidden_dim is not positive.
+    Raises ValueError when hops or hidden_dim is not positive, or coefficient is negative.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Structured(Attention):
         *,
         hops: int = 4,
         hidden_dim: int | None = None,
-        coefficient: float = 1.0,
+        coefficient: float = 0.0,
     ) -> None:
         super().__init__()
         width = key_dim if hidden_dim is None else hidden_dim
         if min(hops, width) < 1:
             raise ValueError(f"hops and hidden_dim are at least 1, not {hops} and {width}")
+        if not coefficient >= 0:
+            raise ValueError(f"coefficient is at least 0, not {coefficient}")
         self.W1 = nn.Linear(key_dim, width, bias=False)
         self.W2 = nn.Linear(width, hops, bias=False)
         self.coefficient = coefficient
@@ -71,8 +74,15 @@ class Structured(Attention):
         Q = query.shape[1]
         return context.expand(-1, Q, -1), A.expand(-1, -1, Q, -1) if need_weights else None
 
-    def penalty(self, weights: Float[Tensor, "B r Q K"]) -> Float[Tensor, ""]:
-        """Give coefficient · |A Aᵀ - I|², squared Frobenius norm, the mean over examples and queries."""
+    @property
+    def penalized(self) -> bool:
+        """Whether the coefficient is more than 0."""
+        return self.coefficient > 0
+
+    def penalty(self, weights: Float[Tensor, "B r Q K"]) -> Float[Tensor, ""] | None:
+        """Return coefficient · |A Aᵀ - I|², squared Frobenius norm, the mean over examples and queries."""
+        if not self.penalized:
+            return None
         A = weights.transpose(1, 2)
         excess = A @ A.mT - torch.eye(A.shape[-2], dtype=A.dtype, device=A.device)
         return self.coefficient * excess.square().sum(dim=(-2, -1)).mean()

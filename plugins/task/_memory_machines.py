@@ -377,9 +377,7 @@ class TuringMachine(nn.Module):
     def compilable(self) -> bool:
         """Tell whether the step may be compiled: wanted, of one shape whatever came before, and seen by no hook."""
         heads = self.attentions()
-        return bool(self.compiling) and not any(
-            head.positional or type(head).penalty is not Attention.penalty for head in heads
-        )
+        return bool(self.compiling) and not any(head.positional or head.penalized for head in heads)
 
     def attend(self, number: int, query: Tensor, memory: Tensor, looked: list[Tensor | None]) -> Float[Tensor, "B D"]:
         """Let a head look; remember where."""

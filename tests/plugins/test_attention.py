@@ -235,7 +235,7 @@ def test_structured_by_hand() -> None:
 
 
 def test_a_penalty_joins_the_training_loss_without_the_task_knowing() -> None:
-    host = nn.ModuleDict({"attention": make("structured"), "other": make("soft", scoring="dot")})
+    host = nn.ModuleDict({"attention": make("structured", coefficient=1.0), "other": make("soft", scoring="dot")})
     query = torch.randn(1, 2, 2)
     with penalties(host) as found:
         host["attention"](query, KEY, VALUE, need_weights=False)
@@ -244,6 +244,14 @@ def test_a_penalty_joins_the_training_loss_without_the_task_knowing() -> None:
     close(found[0], host["attention"].penalty(host["attention"](query, KEY, VALUE)[1]))
     assert host["attention"](query, KEY, VALUE, need_weights=False)[1] is None
     assert not found[0].isnan() and found[0].requires_grad
+
+
+def test_structured_has_no_penalty_by_default_and_is_asked_for_no_weights() -> None:
+    attend = make("structured")
+    assert not attend.penalized
+    with penalties(nn.ModuleDict({"attention": attend})) as found:
+        assert attend(torch.randn(1, 2, 2), KEY, VALUE, need_weights=False)[1] is None
+    assert found == [] and attend.penalty(torch.rand(1, 4, 2, 3)) is None
 
 
 def test_hard_takes_the_best_key_and_nothing_else() -> None:
@@ -462,6 +470,7 @@ def test_uniform_and_last_by_hand() -> None:
         ("multihead", {"scoring": "dot", "embed_dim": -3}, "embed_dim is at least 1, not -3"),
         ("self", {"dim": 0}, "dim is at least 1"),
         ("structured", {"hops": 0}, "hops"),
+        ("structured", {"coefficient": -0.5}, "coefficient is at least 0, not -0.5"),
         ("hard", {"scoring": "dot", "temperature": 0.0}, "temperature is positive"),
         ("local", {"scoring": "dot", "window": 0}, "window is at least 1"),
         ("location_aware", {"kernel_size": 4}, "kernel_size is odd"),

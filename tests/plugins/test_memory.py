@@ -682,8 +682,9 @@ def test_auto_compiles_once_a_run_is_long_enough_and_a_resumed_one_too(monkeypat
 @pytest.mark.parametrize("attention", ["positional", "structured"])
 def test_what_a_compiled_step_would_not_see_is_left_alone(attention: str) -> None:
     """sliding_window is asked all its queries so far, ever more; structured adds a penalty, collected by a hook."""
-    chosen = ("sliding_window", "additive") if attention == "positional" else (attention, None)
-    model = machine(*chosen, compile=True)
+    positional = attention == "positional"
+    make = attend("sliding_window", "additive") if positional else attend("structured", None, coefficient=1.0)
+    model = Memory(controller_dim=12, rows=6, width=4, compile=True).model(make)
     gradients(model)
     assert model.compiled is None
 
