@@ -5,6 +5,7 @@ from pathlib import Path
 if (Path(__file__).parent.parent / "pyproject.toml").is_file():  # a checkout: conf/ and plugins/ lie beside this folder
     __path__.append(str(Path(__file__).parent.parent))
 
+from attnbench import downloads, sampling
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
@@ -47,11 +48,13 @@ __all__ = [
     "UsageError",
     "build",
     "check_mask",
+    "downloads",
     "fused_attention",
     "hide_masked",
     "hookimpl",
     "masked_entmax15",
     "masked_softmax",
     "masked_sparsemax",
+    "sampling",
     "valid_lengths_to_mask",
 ]
