@@ -81,8 +81,8 @@ COLUMNS = (
 def method(table: Table) -> str:
     """Say how the numbers came about."""
     return (
-        f"n: seeds; sd over them; 95% percentile bootstrap interval of the mean; difference to {table.reference}, "
-        f"paired t-test on common seeds, Holm-corrected for {table.comparisons}; "
+        f"n: seeds; sd over them; 95% interval of the mean (t below ten seeds, bootstrap-t from ten on); "
+        f"difference to {table.reference}, paired t-test on common seeds, Holm-corrected for {table.comparisons}; "
         "seconds: of training; reached: the validation metric, and the training seconds until then."
     )
 

@@ -1,5 +1,6 @@
 """Worked numbers, and scipy for a reference."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,14 +9,107 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from attnbench.reports.statistics import compare, holm, interval, spread
+from attnbench.reports.statistics import (
+    best_of,
+    better,
+    compare,
+    holm,
+    interval,
+    interval_name,
+    seeds_needed,
+    separation,
+    smallest_difference,
+    spread,
+    wilson,
+)
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=8)
 
 
-def test_the_interval_of_two_values_spans_them():
-    # the mean of two draws from {0, 1} is 0 or 1 a quarter of the time each: more than 2.5%
-    assert interval([0.0, 1.0]) == (0.0, 1.0)
+def test_the_interval_of_a_few_values_is_students():
+    # mean 0.5, deviation 0.5, 3 values: 4.303 * 0.5 / sqrt(3)
+    assert interval([0.0, 0.5, 1.0]) == pytest.approx((0.5 - 1.2421, 0.5 + 1.2421), abs=1e-4)
+    assert (interval_name(9), interval_name(10)) == ("95% t interval", "95% bootstrap-t interval")
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 9, 10, 20])
+def test_intervals_cover_the_mean_as_often_as_they_say(n, monkeypatch):
+    monkeypatch.setattr("attnbench.reports.statistics.RESAMPLES", 400)  # of each bootstrap: 400 draws tell 2.5% well
+    rng = np.random.default_rng(n)
+    draws = 10_000 if n < 10 else 1_000
+    covered = [low <= 0 <= high for low, high in (interval(x) for x in rng.normal(size=(draws, n)).tolist())]
+
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.01 if n < 10 else 0.025)
+
+
+def test_wilsons_interval_is_scipys():
+    for successes, n in ((5, 5), (10, 10), (0, 3), (7, 12)):
+        reference = stats.binomtest(successes, n).proportion_ci(method="wilson")
+        assert wilson(successes, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert wilson(5, 5)[0] == pytest.approx(0.57, abs=0.005)
+    assert wilson(10, 10)[0] == pytest.approx(0.72, abs=0.005)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_wilsons_interval_covers_the_rate_on_average_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    rates = rng.uniform(size=10_000)
+    covered = [low <= p <= high for p, (low, high) in ((p, wilson(rng.binomial(10, p), 10)) for p in rates)]
+
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.01)
+
+
+def test_better_counts_the_seeds_on_which_one_is_ahead_and_halves_ties():
+    one, other = {0: 0.9, 1: 0.8, 2: 0.7, 5: 0.0}, {0: 0.8, 1: 0.8, 2: 0.9, 7: 1.0}
+
+    assert better(one, other).share == pytest.approx(0.5)  # ahead, even, behind
+    assert better({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}, "min").share == 0.0
+    assert (better(one, other).low, better(one, other).high) == wilson(1.5, 3)
+    assert better({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(("n", "deviations"), [(3, 2.48), (5, 1.24), (10, 0.72)])
+def test_the_smallest_difference_that_shows_is_known_in_deviations(n, deviations):
+    differences = np.random.default_rng(0).normal(size=n)
+    one, other = dict(enumerate(differences)), dict.fromkeys(range(n), 0.0)
+
+    assert smallest_difference(one, other) / differences.std(ddof=1) == pytest.approx(deviations, abs=0.005)
+
+
+def test_the_seeds_needed_are_those_with_which_the_test_becomes_significant():
+    differences = [0.0, 0.2]  # mean 0.1, deviation 0.1414: t(n) 0.1414 / sqrt(n) <= 0.1 from n = 11 on
+    one, other = dict(enumerate(differences)), {0: 0.0, 1: 0.0}
+
+    assert seeds_needed(one, other) == 11
+    assert stats.t.ppf(0.975, 10) * 0.14142 / 11**0.5 <= 0.1 < stats.t.ppf(0.975, 9) * 0.14142 / 10**0.5
+    assert seeds_needed({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}) is None
+
+
+def test_false_verdicts_of_the_corrected_tests_stay_below_five_percent():
+    rng, false = np.random.default_rng(0), 0
+    for _ in range(2_000):  # four groups, no difference between them, five seeds
+        groups = [dict(enumerate(rng.normal(size=5))) for _ in range(4)]
+        ps = [compare(group, groups[0]).p for group in groups[1:]]
+        false += any(p < 0.05 for p in holm(ps, len(ps)))
+
+    assert false / 2_000 < 0.06  # 0.05, and two standard errors
+
+
+def test_separation_is_the_spread_of_means_over_that_of_seeds():
+    # means 0 and 1: deviation 0.7071; within each group 0.1414
+    assert separation([[-0.1, 0.1], [0.9, 1.1]]) == pytest.approx(0.70711 / 0.14142, abs=1e-3)
+    assert separation([[0.0, 0.0], [1.0, 1.0]]) == math.inf
+    assert separation([[1.0, 1.0], [1.0, 1.0]]) is None
+    assert separation([[1.0], [0.0]]) is None
+
+
+def test_the_expected_best_is_the_mean_over_all_choices():
+    values = [0.3, 0.9, 0.5, 0.7]
+
+    for n in (1, 2, 3, 4):
+        assert best_of(values, n) == pytest.approx(np.mean([max(c) for c in itertools.combinations(values, n)]))
+    with pytest.raises(ValueError, match="needs as many"):
+        best_of(values, 5)
 
 
 def test_the_interval_of_many_normal_values_is_that_of_the_normal_law():
