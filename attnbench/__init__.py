@@ -18,15 +18,16 @@ from attnbench.interfaces import (
     Split,
     Task,
 )
+from attnbench.kernels import attend, fused_attention
 from attnbench.masking import (
     NORMALISERS,
     Normaliser,
-    check_mask,
-    fused_attention,
+    causal_mask,
     hide_masked,
     masked_entmax15,
     masked_softmax,
     masked_sparsemax,
+    prefix_mask,
     valid_lengths_to_mask,
 )
 from attnbench.registry import build
@@ -46,8 +47,9 @@ __all__ = [
     "Split",
     "Task",
     "UsageError",
+    "attend",
     "build",
-    "check_mask",
+    "causal_mask",
     "downloads",
     "fused_attention",
     "hide_masked",
@@ -55,6 +57,7 @@ __all__ = [
     "masked_entmax15",
     "masked_softmax",
     "masked_sparsemax",
+    "prefix_mask",
     "sampling",
     "valid_lengths_to_mask",
 ]

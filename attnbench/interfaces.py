@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -31,7 +33,12 @@ class ScoringFunction(nn.Module, ABC):
     A constructor raises ValueError when it cannot take these widths, and says which it could take.
     """
 
-    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
+    #: True for a function that goes by places: `forward` and `factor` also take `query_places` and `key_places`,
+    #: Int tensors [*, Q] and [*, K] whose leading dimensions broadcast; None means 0, 1, ..., so that
+    #: `score(query, key)` is right wherever query i stands at place i and key j at place j.
+    positional: bool = False
+    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}. An excuse may
+    #: name a kind of mask, {"masked_keys:random": "..."}: the law is then tried on the others.
     excused: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
@@ -43,11 +50,29 @@ class ScoringFunction(nn.Module, ABC):
     def factor(
         self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
     ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]] | None:
-        """Give (q', k') with score = q'·k', so that a fused kernel can be used; None where there is no such pair.
+        """Return (q', k') with score = q'·k', so that a fused kernel can be used; None where there is no such pair.
 
         A term of the query alone may be left out: it is the same for all keys, and softmax cancels it.
         """
         return None
+
+    def kernel(self, name: str) -> Mapping[str, Any] | None:
+        """Return the parameters for a compiled kernel called `name` that computes exactly this class's forward.
+
+        None where there is none. A subclass inherits no offer: an override checks `type(self)`.
+        """
+        return None
+
+    if TYPE_CHECKING:  # nn.Module.__call__ hides forward's types from a type checker
+
+        def __call__(
+            self,
+            query: Tensor,
+            key: Tensor,
+            query_places: Tensor | None = None,
+            key_places: Tensor | None = None,
+        ) -> Tensor:
+            """Call `forward`; places are for a positional function."""
 
 
 @runtime_checkable
@@ -65,16 +90,23 @@ class Attention(nn.Module, ABC):
     sets `out_dim`, the width of the context, and raises ValueError when it cannot take these widths.
     """
 
-    #: True for a mechanism that moves from where it looked before: it is called one query at a time, and `previous`
-    #: is the weights that it gave at the last call, None at the first.
+    #: True for a mechanism that moves from where it looked before: it is called one query at a time, and its `forward`
+    #: also takes `previous`, the weights that it returned at the last call, None at the first.
     recurrent: ClassVar[bool] = False
-    #: True for a mechanism that goes by the place of a query among the queries: a host that asks one query after
-    #: the other hands it all of them so far.
-    positional: ClassVar[bool] = False
-    #: False for a mechanism that does not look at keys one against the other: it has no weights to give, and raises
+    #: True for a mechanism that goes by the place of a query among the queries (set in the constructor where that
+    #: depends on the scoring function): a host that asks one query after the other hands it all of them so far.
+    positional: bool = False
+    #: False for a mechanism that does not look at keys one against the other: it has no weights to return, and raises
     #: ValueError when asked for them.
     has_weights: ClassVar[bool] = True
-    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
+    #: "prefix" for a mechanism whose state runs along the keys: it takes padding, the same row for all queries, and
+    #: causality, and raises ValueError for any other mask.
+    masks: ClassVar[Literal["any", "prefix"]] = "any"
+    #: True for a mechanism whose weights are a mixing matrix: context = weights · value, yet a weight may be negative
+    #: and a row need not sum to one.
+    signed: ClassVar[bool] = False
+    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}. An excuse may
+    #: name a kind of mask, {"masked_keys:random": "..."}: the law is then tried on the others.
     excused: ClassVar[Mapping[str, str]] = {}
 
     out_dim: int
@@ -87,14 +119,45 @@ class Attention(nn.Module, ABC):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B H Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
-        """Give the context and the weights, [B, H, Q, K], head by head.
+        """Return the context and the weights, [B, H, Q, K], head by head.
 
-        `mask` is True where a query may attend; a row that may attend nothing gives zeros, never NaN.
-        With `need_weights=False` the weights are None, and a fused kernel may be used; the context is the same.
+        `mask` is True where a query may attend; with `causal=True` query i sees keys up to i, and Q = K. Both may be
+        given. A row that may attend nothing is zeros, never NaN. With `need_weights=False` the weights are None, and a
+        fused kernel may be used; the context is the same.
+
+        Raises ValueError or TypeError in one line where the inputs do not fit together: `hide_masked` does.
         """
+
+    def state_size(self, length: int) -> int | None:
+        """Return how many numbers per example `step` holds after `length` tokens; None where the class does not say."""
+        return None
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Decode one token: the last row of `forward(..., causal=True)` over all tokens so far, and the new state.
+
+        `state` is what the last call returned, None at the first token: tensors whose first dimension is B. This one
+        keeps every key and value (and query, where the mechanism goes by places) and calls `forward`; a mechanism with
+        a running state overrides it.
+        """
+        token = (query, key, value) if self.positional else (key, value)
+        tokens = token if state is None else tuple(torch.cat(pair, dim=1) for pair in zip(state, token, strict=False))
+        if self.recurrent:
+            previous = None if state is None else F.pad(state[len(token)], (0, 1))
+            context, weights = self(query, *tokens, previous=previous)
+            assert weights is not None  # a recurrent mechanism moves from its weights, so that it has them
+            return context, (*tokens, weights)
+        if self.positional:
+            return self(*tokens, causal=True, need_weights=False)[0][:, -1:], tokens
+        return self(query, *tokens, need_weights=False)[0], tokens
 
     def penalty(self, weights: Float[Tensor, "B H Q K"]) -> Float[Tensor, ""] | None:
         """Return what these weights add to the training loss, a mean over the batch; None where they add nothing."""
@@ -108,6 +171,13 @@ class Attention(nn.Module, ABC):
         """
         return type(self).penalty is not Attention.penalty
 
+    def kernel(self, name: str) -> Mapping[str, Any] | None:
+        """Return the parameters for a compiled kernel called `name` that computes exactly this class's forward.
+
+        None where there is none. A subclass inherits no offer: an override checks `type(self)`.
+        """
+        return None
+
     if TYPE_CHECKING:  # nn.Module.__call__ hides forward's types from a type checker
 
         def __call__(
@@ -117,10 +187,11 @@ class Attention(nn.Module, ABC):
             value: Tensor,
             mask: Tensor | None = None,
             *,
-            previous: Tensor | None = None,
+            causal: bool = False,
             need_weights: bool = True,
+            previous: Tensor | None = None,
         ) -> tuple[Tensor, Tensor | None]:
-            """Call `forward`."""
+            """Call `forward`; `previous` is for a recurrent mechanism."""
 
 
 @runtime_checkable
@@ -202,13 +273,13 @@ class Task(ABC):
 
     @abstractmethod
     def data(self, split: Split) -> Dataset[Any]:
-        """Give a split: it has a length, and `data[[3, 1, 4]]` is the batch of those examples.
+        """Return a split: it has a length, and `data[[3, 1, 4]]` is the batch of those examples.
 
         `torch.utils.data.TensorDataset` is such a thing. Validation is never test data.
         """
 
     def lengths(self, split: Split) -> Tensor | None:
-        """Give the length of each example, [N], where examples of one length belong in a batch; else None."""
+        """Return the length of each example, [N], where examples of one length belong in a batch; else None."""
         return None
 
     @abstractmethod
@@ -221,11 +292,11 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Float[Tensor, ""]:
-        """Give the training loss, a mean over the batch."""
+        """Return the training loss, a mean over the batch."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """Give new, empty metrics by name; Lightning moves them and sums them over processes.
+        """Return new, empty metrics by name; Lightning moves them and sums them over processes.
 
         One whose value is not a single number is not logged: it is for `figures`.
         """
@@ -235,7 +306,7 @@ class Task(ABC):
         """Update the metrics with a validation or test batch; give its loss, a mean over the batch."""
 
     def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
-        """Give the attention weights of each example of the batch, to be drawn."""
+        """Return the attention weights of each example of the batch, to be drawn."""
         return []
 
     def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -52,131 +52,34 @@ def check_mask(mask: Tensor | None, queries: int, keys: int) -> None:
 
 
 def masked_softmax(
-    scores: Float[Tensor, "*batch Q K"],
-    mask: Bool[Tensor, "*#batch #Q K"] | None = None,
-    *,
-    overwrite: bool = False,
+    scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "*#batch #Q K"] | None = None
 ) -> Float[Tensor, "*batch Q K"]:
     """Softmax over the last dimension, over the keys that the mask allows.
 
     weights[..., i, j] = mask[..., i, j] exp(scores[..., i, j]) / sum over allowed l of exp(scores[..., i, l])
 
     A masked key has weight 0 whatever its score, NaN and infinity included. A row that may attend nothing is
-    all zeros, with zero gradient. `scores` is not written to, unless `overwrite` allows it.
+    all zeros, with zero gradient. `scores` is not written to. A float16 score that overflowed counts as 65,504, the
+    largest number of its type: torch's fused kernels, which score in float32, give no NaN there either.
 
     Args:
         scores: as above.
         mask: True where a query may attend.
-        overwrite: let the weights take the scores' place, which saves the time and the memory of a second tensor: for
-            scores that nobody else holds, and that were made by what does not keep them for its gradient, as a product
-            of matrices does not.
 
     Raises:
         TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
     """
-    if mask is not None:
-        check_mask(mask, scores.shape[-2], scores.shape[-1])
-    if overwrite and not _rewritten(scores):
-        hidden = None if mask is None else ~mask
-        weights: Tensor = _SoftmaxInPlace.apply(scores, hidden)  # type: ignore[no-untyped-call]
-        return weights
+    check_mask(mask, scores.shape[-2], scores.shape[-1])
+    if scores.dtype == torch.float16:
+        scores = scores.clamp(*FLOAT16)
     if mask is None:
         return torch.softmax(scores, dim=-1)
     hidden = ~mask
-    lowest = torch.finfo(scores.dtype).min  # finite, so that an empty row is 0/K and not NaN
-    return torch.softmax(scores.masked_fill(hidden, lowest), dim=-1).masked_fill(hidden, 0.0)
+    # an empty row is NaN only until the second fill, which keeps it from the gradient too
+    return torch.softmax(scores.masked_fill(hidden, -math.inf), dim=-1).masked_fill(hidden, 0.0)
 
 
-def _rewritten(x: Tensor) -> bool:
-    """Tell whether operations are compiled, cast or, by torch.func, transformed: each of which wants them plain."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
-        return True
-    transformed: bool = torch._C._are_functorch_transforms_active()  # what autograd.Function.apply asks too
-    return transformed
-
-
-class _SoftmaxInPlace(torch.autograd.Function):
-    """`masked_softmax` written over its scores."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, hidden: Tensor | None) -> Tensor:
-        """Turn scores into weights."""
-        if hidden is not None:
-            scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
-        torch.softmax(scores, dim=-1, out=scores)
-        if hidden is not None:
-            scores.masked_fill_(hidden, 0.0)
-        ctx.mark_dirty(scores)
-        ctx.save_for_backward(scores, hidden)
-        return scores
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Give what softmax gives, whatever comes back from a hidden key."""
-        weights, hidden = ctx.saved_tensors
-        shown = grad if hidden is None else grad.masked_fill(hidden, 0.0)
-        return torch.ops.aten._softmax_backward_data(shown, weights, -1, weights.dtype), None
-
-
-def fused_attention(
-    query: Float[Tensor, "*B Q D"],
-    key: Float[Tensor, "*B K D"],
-    value: Float[Tensor, "*B K Dv"],
-    mask: Bool[Tensor, "*#B #Q K"] | None = None,
-    *,
-    scale: float = 1.0,
-) -> Float[Tensor, "*B Q Dv"]:
-    """`masked_softmax(scale query·key, mask) value`, on torch's fused kernel, which never holds all weights at once.
-
-    The kernel is for four dimensions: handed three, torch computes the weights after all, and takes twice as long. On a
-    CPU it also wants a value as wide as the key. A GPU's kernels may give a row that attends nothing a context: here it
-    is 0. Plain products take up to a third less time on a CPU, derivatives included, where nothing is masked and there
-    are no more keys than numbers in a key; those are taken there.
-    """
-    if mask is None and _few(query, key, value):
-        context: Tensor = _Products.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
-        return context
-    if mask is not None and not query.is_cpu:
-        empty = ~mask.any(dim=-1, keepdim=True)
-        return _kernel(query, key, value, mask | empty, scale).masked_fill(empty, 0.0)
-    return _kernel(query, key, value, mask, scale)
-
-
-def _few(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    if not query.is_cpu or query.dtype != torch.float32 or not torch.is_grad_enabled() or _rewritten(query):
-        return False
-    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and key.shape[-1] == value.shape[-1]
-    return alike and key.shape[-2] <= key.shape[-1]
-
-
-class _Products(torch.autograd.Function):
-    """softmax(scale query·key) value, with a gradient that copies nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attend, and keep the weights."""
-        weights = (query @ key.mT).mul_(scale)
-        torch.softmax(weights, dim=-1, out=weights)
-        ctx.save_for_backward(query, key, value, weights)
-        ctx.scale = scale
-        return weights @ value
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Give the gradients of query, key and value."""
-        query, key, value, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # theirs are asked for too, which kept weights do not lead to
-            weights = torch.softmax(ctx.scale * (query @ key.mT), dim=-1)
-        slope = torch.ops.aten._softmax_backward_data(grad @ value.mT, weights, -1, weights.dtype).mul_(ctx.scale)
-        return slope @ key, slope.mT @ query, weights.mT @ grad, None
-
-
-def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    if query.dim() != 3:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    q, k, v = (x.unsqueeze(1) for x in (query, key, value))
-    allowed = None if mask is None else mask.unsqueeze(-3)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale).squeeze(1)
+FLOAT16 = (torch.finfo(torch.float16).min, torch.finfo(torch.float16).max)
 
 
 def masked_sparsemax(
@@ -186,7 +89,7 @@ def masked_sparsemax(
 
     weights = max(scores - tau, 0), tau such that a row sums to 1
 
-    Masks and rows that may attend nothing are as in `masked_softmax`. The support is found by sorting; tau is then
+    Masks and rows that may attend nothing are as in `masked_softmax`. Sorting finds the support; tau is then
     a function of the scores on it, which autograd differentiates.
 
     Raises:
@@ -232,17 +135,21 @@ def masked_entmax15(
 
 
 def _below_the_best(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Give scores as z <= 0 below the row's best allowed one, at least -1 (less has no weight), and what is hidden."""
+    """Return z <= 0, scores below the row's best allowed one, at least -1 (less has no weight), and what is hidden."""
     check_mask(mask, scores.shape[-2], scores.shape[-1])
     hidden = None if mask is None else ~mask
     wide = scores if scores.dtype == torch.float64 else scores.float()
-    if hidden is not None:
-        wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)
-    return (wide - wide.detach().amax(dim=-1, keepdim=True)).clamp(min=-1.0), hidden
+    if not wide.shape[-1]:  # there is no best one
+        return wide, hidden
+    if hidden is None:
+        return (wide - wide.detach().amax(dim=-1, keepdim=True)).clamp(min=-1.0), None
+    wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)
+    below = (wide - wide.detach().amax(dim=-1, keepdim=True)).clamp(min=-1.0)
+    return below.masked_fill(hidden, -1.0), hidden  # else they count where every allowed score is as low
 
 
 def _ranked(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the ranks 1..K, z from the best down, and its running sum."""
+    """Return the ranks 1..K, z from the best down, and its running sum."""
     ordered = z.sort(dim=-1, descending=True).values
     rank = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
     return rank, ordered, ordered.cumsum(dim=-1)
@@ -263,24 +170,141 @@ NORMALISERS: Mapping[Normaliser, Callable[[Tensor, Tensor | None], Tensor]] = {
 
 
 def hide_masked(
-    mask: Bool[Tensor, "*B Q K"] | None,
-    key: Float[Tensor, "*B K Dk"],
-    value: Float[Tensor, "*B K Dv"],
-) -> tuple[Float[Tensor, "*B K Dk"], Float[Tensor, "*B K Dv"]]:
-    """Zero the keys and values that no query may attend, so that NaN in padding reaches neither the output
-    (0 * NaN is NaN) nor, through the backward pass, any parameter's gradient.
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    causal: bool = False,
+    widths: tuple[int, int, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Check that the inputs of an attention module fit together, and zero what must not be seen: what it does first.
+
+    Keys and values that no query may attend become 0, so that NaN in padding reaches neither the output (0 * NaN is
+    NaN) nor, through the backward pass, any parameter's gradient. Where some queries see a key and others do not, as
+    under `causal=True`, its entries that are not finite become 0: what comes later cannot matter, whatever it is.
+
+    Args:
+        query: [B, Q, Dq].
+        key: [B, K, Dk].
+        value: [B, K, Dv].
+        mask: bool [B, 1 or Q, K], True where a query may attend; None where it may attend everything.
+        causal: query i sees keys up to i only.
+        widths: Dq, Dk and Dv that the module was made for; None leaves them unchecked.
+
+    Returns:
+        key and value, of the same shapes.
 
     Raises:
-        TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`), or lacks a dimension: it
-            would be spread over examples in one place, and over heads in another.
+        TypeError: dtypes differ outside autocast, or the mask is not bool.
+        ValueError: dimensions, batch sizes, lengths, widths or devices do not fit, named in one line.
+    """
+    _check_inputs(query, key, value, mask, causal, widths)
+    if mask is None and not causal:
+        return key, value
+    if causal or (mask is not None and mask.shape[1] > 1):
+        key, value = (x.nan_to_num(0.0, 0.0, 0.0) for x in (key, value))
+    if mask is not None:
+        seen = causal_mask(mask, query, causal) if mask.shape[1] > 1 else mask
+        assert seen is not None
+        hidden = ~seen.any(dim=1).unsqueeze(-1)
+        key, value = key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)
+    return key, value
+
+
+def causal_mask(mask: Tensor | None, query: Tensor, causal: bool) -> Tensor | None:
+    """Return the mask, [B, Q, K], with causality spelled out; the mask as it is where `causal` is False.
+
+    For a module that has no causal path of its own. `query`, [B, Q, Dq], says how long and where it is.
+    """
+    if not causal:
+        return mask
+    earlier = lower_triangle(query)
+    return earlier.expand(query.shape[0], -1, -1) if mask is None else mask & earlier
+
+
+def lower_triangle(query: Tensor) -> Tensor:
+    """Return [Q, Q], True where key j is not later than query i of `query`, [..., Q, Dq]."""
+    Q = query.shape[-2]
+    return torch.ones(Q, Q, dtype=torch.bool, device=query.device).tril()
+
+
+def prefix_mask(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> tuple[Tensor | None, bool]:
+    """Return (padding, causal) for a mechanism with `masks = "prefix"`, whose state runs along the keys.
+
+    A mask that spells causality out, with padding or without, counts as `causal=True`. It takes reading the mask, which
+    a compiler cannot do: there `causal=True` has to be said.
+
+    Args:
+        mask: bool [B, 1 or Q, K] or None.
+        query: [B, Q, Dq].
+        key: [B, K, Dk].
+        causal: whether query i sees keys up to i only.
+
+    Returns:
+        padding: bool [B, K], True where there is a key; None where all are.
+        causal: whether query i sees keys up to i only.
+
+    Raises:
+        ValueError: the mask is neither padding nor causal nor both.
     """
     if mask is None:
-        return key, value
-    if mask.dim() != key.dim():
+        return None, causal
+    if mask.shape[1] == 1:
+        return mask[:, 0], causal
+    if torch.compiler.is_compiling():
         raise ValueError(
-            f"the mask of these keys is [B, 1 or Q, K], not {list(mask.shape)}: "
+            "a mask that differs between queries cannot be compiled here: say causal=True for a causal one"
+        )
+    seen = causal_mask(mask, query, causal)
+    assert seen is not None
+    if not causal and bool((seen == seen[:, :1]).all()):
+        return seen[:, 0], False
+    if query.shape[1] == key.shape[1]:
+        padding = seen.diagonal(dim1=1, dim2=2)
+        if torch.equal(seen, padding.unsqueeze(1) & lower_triangle(query)):
+            return padding, True
+    raise ValueError(
+        "this mechanism's state runs along the keys: its mask is padding (the same row for all queries), causal, or "
+        "both, not one that differs between queries in another way"
+    )
+
+
+def _check_inputs(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, widths: tuple[int, int, int] | None
+) -> None:
+    """Refuse what does not fit; comparisons of a few numbers, since it is asked at every call."""
+    q, k, v = query.shape, key.shape, value.shape
+    if not len(q) == len(k) == len(v) == 3:
+        raise ValueError(
+            f"{_shapes(q, k, v)}: each is [B, length, width]; one example is `x.unsqueeze(0)`, heads are examples"
+        )
+    if not q[0] == k[0] == v[0]:
+        raise ValueError(f"{_shapes(q, k, v)}: the batch sizes differ; `x.expand(B, -1, -1)` repeats one example")
+    if k[1] != v[1]:
+        raise ValueError(f"{_shapes(q, k, v)}: there are {k[1]} keys and {v[1]} values; each key has one value")
+    if causal and q[1] != k[1]:
+        raise ValueError(f"{_shapes(q, k, v)}: causal=True needs as many queries as keys; or pass a mask")
+    if widths is not None and (q[2], k[2], v[2]) != widths:
+        raise ValueError(f"{_shapes(q, k, v)}: this module was made for the widths {', '.join(map(str, widths))}")
+    device = query.device
+    if not key.device == value.device == device:
+        raise ValueError(f"query, key and value are on {device}, {key.device} and {value.device}: move them to one")
+    if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(device.type):
+        raise TypeError(f"query, key and value are {query.dtype}, {key.dtype} and {value.dtype}: make them alike")
+    if mask is None:
+        return
+    m = mask.shape
+    if mask.dtype != torch.bool:
+        check_mask(mask, q[1], k[1])
+    if not (len(m) == 3 and m[0] == q[0] and m[1] in (1, q[1]) and m[2] == k[1]):
+        raise ValueError(
+            f"the mask of these queries and keys is [B, 1 or Q, K], here [{q[0]}, 1 or {q[1]}, {k[1]}], not {list(m)}: "
             "of [Q, K] pass `mask.expand(B, -1, -1)`, of [B, K] `mask[:, None]`"
         )
-    check_mask(mask, mask.shape[-2], key.shape[-2])
-    hidden = ~mask.any(dim=-2).unsqueeze(-1)
-    return key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)
+    if mask.device != device:
+        raise ValueError(f"the mask is on {mask.device}, the query on {device}: move one of them")
+
+
+def _shapes(*shapes: torch.Size) -> str:
+    return ", ".join(f"{name} {list(x)}" for name, x in zip(("query", "key", "value"), shapes, strict=True))

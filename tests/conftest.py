@@ -17,7 +17,9 @@ import yaml
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-with install_import_hook(["attnbench.masking", "attnbench.plugins"], "beartype.beartype"):  # shapes are enforced here
+with install_import_hook(
+    ["attnbench.masking", "attnbench.kernels", "attnbench.plugins"], "beartype.beartype"
+):  # shapes are enforced here
     from attnbench.registry import Registry
 
     Registry.load()

@@ -10,7 +10,7 @@ from jaxtyping import config
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from attnbench import Attention, AttentionMap, Task, hide_masked, masked_softmax
+from attnbench import Attention, AttentionMap, Task, causal_mask, hide_masked, masked_softmax
 from attnbench.contract import LAWS, check, laws_for, written_in
 from attnbench.contract.trial import Form, Weigh
 from attnbench.errors import UsageError
@@ -33,8 +33,9 @@ class Good(Attention):
     def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         return masked_softmax(scores, mask)
 
-    def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
-        key, value = hide_masked(mask, key, value)
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
+        key, value = hide_masked(query, key, value, mask, causal=causal)
+        mask = causal_mask(mask, query, causal)
         weights = self.weigh(self.scores(query, key), mask)
         return self.mix(weights, value, query), weights.unsqueeze(1) if need_weights else None
 
@@ -79,12 +80,12 @@ class Strict(Good):
 
 
 class Unmasked(Good):
-    def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
         return super().forward(query, key, value, None, need_weights=need_weights)
 
 
 class Unhidden(Good):
-    def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
         weights = self.weigh(self.scores(query, key), mask)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 
@@ -205,8 +206,9 @@ class Picky(Attention):
         super().__init__()
         self.score, self.out_dim = score(query_dim, key_dim), value_dim
 
-    def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
-        key, value = hide_masked(mask, key, value)
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
+        key, value = hide_masked(query, key, value, mask, causal=causal)
+        mask = causal_mask(mask, query, causal)
         factored = self.score.factor(query, key)
         scores = self.score(query, key)
         if factored is None and not need_weights:
@@ -303,8 +305,8 @@ def test_what_is_wrong_at_equal_widths_alone_is_caught(law: str, registry: Regis
     class Fused(Good):
         """Its path without weights is wrong, where another kernel would be chosen."""
 
-        def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):  # type: ignore[no-untyped-def]
-            context, weights = super().forward(query, key, value, mask, need_weights=need_weights)
+        def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
+            context, weights = super().forward(query, key, value, mask, causal=causal, need_weights=need_weights)
             other = not need_weights and query.shape[-1] == key.shape[-1] == value.shape[-1]
             return context + float(other), weights
 
@@ -555,7 +557,7 @@ def test_check_takes_a_file_and_exits_with_1_showing_the_smallest_case(
 
 MINE = '''
 """Half a mean."""
-from attnbench import Attention, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Half(Attention):
@@ -565,8 +567,9 @@ class Half(Attention):
         super().__init__()
         self.out_dim = value_dim
 
-    def forward(self, query, key, value, mask=None, *, previous=None, need_weights=True):
-        key, value = hide_masked(mask, key, value)
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):
+        key, value = hide_masked(query, key, value, mask, causal=causal)
+        mask = causal_mask(mask, query, causal)
         weights = masked_softmax(query.new_zeros(query.shape[0], query.shape[1], key.shape[1]), mask) / 2
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 

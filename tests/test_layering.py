@@ -13,6 +13,7 @@ ORDER = [
     "config",
     "masking",
     "interfaces",
+    "kernels",
     "hookspecs",
     "sampling",
     "schema",

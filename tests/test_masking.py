@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench import check_mask, fused_attention, hide_masked, masked_softmax, valid_lengths_to_mask
+from attnbench import fused_attention, hide_masked, masked_softmax, valid_lengths_to_mask
+from attnbench.kernels import overwriting_softmax
+from attnbench.masking import check_mask
 
 
 def test_lengths_of_examples_become_a_mask_for_all_their_queries():
@@ -53,7 +55,7 @@ def test_the_scores_are_not_written_to():
 @pytest.mark.parametrize("mask", [None, torch.tensor([[[True, True, False]], [[False] * 3]])])
 def test_weights_in_the_place_of_their_scores_are_the_same_to_the_second_derivative(mask):
     def made(scores, overwrite):
-        return masked_softmax(2 * scores, mask, overwrite=overwrite)
+        return (overwriting_softmax if overwrite else masked_softmax)(2 * scores, mask)
 
     scores = torch.randn(2, 4, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
     grad = torch.arange(24.0, dtype=torch.double).view(2, 4, 3)
@@ -63,12 +65,12 @@ def test_weights_in_the_place_of_their_scores_are_the_same_to_the_second_derivat
     torch.testing.assert_close(*twice)
     assert torch.autograd.gradcheck(made, (scores, True)) and torch.autograd.gradgradcheck(made, (scores, True))
     product = torch.randn(2, 4, 3)
-    assert masked_softmax(product, mask, overwrite=True).data_ptr() == product.data_ptr()
+    assert overwriting_softmax(product, mask).data_ptr() == product.data_ptr()
 
 
 def test_weights_in_the_place_of_their_scores_can_be_mapped_over_examples():
     def first(scores):
-        return masked_softmax(2 * scores, overwrite=True)[0, 0]
+        return overwriting_softmax(2 * scores)[0, 0]
 
     scores = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mapped = torch.func.vmap(torch.func.grad(first))(scores)
@@ -77,7 +79,7 @@ def test_weights_in_the_place_of_their_scores_can_be_mapped_over_examples():
 
 def test_what_comes_back_from_a_hidden_key_is_not_looked_at():
     product = torch.zeros(1, 1, 2, requires_grad=True)
-    weights = masked_softmax(1 * product, torch.tensor([[[True, False]]]), overwrite=True)
+    weights = overwriting_softmax(1 * product, torch.tensor([[[True, False]]]))
     weights.backward(torch.tensor([[[1.0, math.nan]]]))
     assert product.grad.tolist() == [[[0.0, 0.0]]]
 
@@ -114,7 +116,7 @@ def test_a_mask_of_another_shape_is_refused(shape):
 def test_nan_in_padding_reaches_neither_values_nor_keys():
     mask = valid_lengths_to_mask(torch.tensor([1]), 2)
     poisoned = torch.tensor([[[1.0], [math.nan]]])
-    key, value = hide_masked(mask, poisoned, poisoned)
+    key, value = hide_masked(torch.zeros(1, 2, 1), poisoned, poisoned, mask)
     assert key.tolist() == value.tolist() == [[[1.0], [0.0]]]
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, MakeScore, ScoringFunction, Task
+from attnbench.kernels import attend
 from attnbench.loading import Component
-from attnbench.masking import check_mask, fused_attention, hide_masked, masked_softmax
+from attnbench.masking import hide_masked, masked_softmax
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
 
@@ -67,6 +68,7 @@ class Weigh(Attention):
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore) -> None:
         super().__init__()
         self.score, self.out_dim = score(query_dim, key_dim), value_dim
+        self.positional = self.score.positional
 
     def forward(
         self,
@@ -75,16 +77,13 @@ class Weigh(Attention):
         value: Tensor,
         mask: Tensor | None = None,
         *,
-        previous: Tensor | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend, on a fused kernel where the scoring function factors and no weights are needed."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
-        if not need_weights and (factors := self.score.factor(query, key)) is not None:
-            return fused_attention(*factors, value, mask), None
-        weights = masked_softmax(self.score(query, key), mask)
-        return weights @ value, weights.unsqueeze(1) if need_weights else None
+        key, value = hide_masked(query, key, value, mask, causal=causal)
+        context, weights = attend(self.score, query, key, value, mask, causal=causal, need_weights=need_weights)
+        return context, None if weights is None else weights.unsqueeze(1)
 
 
 class Blind(Attention):
@@ -103,7 +102,7 @@ class Blind(Attention):
         value: Tensor,
         mask: Tensor | None = None,
         *,
-        previous: Tensor | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Give the mean of all values."""
@@ -128,8 +127,9 @@ class Recalling(Attention):
         value: Tensor,
         mask: Tensor | None = None,
         *,
-        previous: Tensor | None = None,
+        causal: bool = False,
         need_weights: bool = True,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend for one query."""
         if query.shape[1] != 1:

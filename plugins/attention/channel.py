@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Channel(Attention):
@@ -34,6 +34,7 @@ class Channel(Attention):
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, *, reduction: int = 4) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if reduction < 1:
             raise ValueError(f"reduction is at least 1, not {reduction}")
         width = max(1, value_dim // reduction)
@@ -49,7 +50,7 @@ class Channel(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Weigh the features of the mean."""
@@ -57,8 +58,8 @@ class Channel(Attention):
             raise ValueError(
                 "channel attends over features and has no weights over keys to give: call it with need_weights=False"
             )
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         alike = masked_softmax(
             value.new_zeros(value.shape[0], 1 if mask is None else mask.shape[1], key.shape[1]), mask
         )

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Hard(Attention):
@@ -41,6 +41,7 @@ class Hard(Attention):
         self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, temperature: float = 1.0
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if not temperature > 0:
             raise ValueError(f"temperature is positive, not {temperature}")
         self.score = score(query_dim, key_dim)
@@ -54,12 +55,12 @@ class Hard(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Draw a key while training, take the best one else."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         scores = self.score(query, key)
         if self.training:
             scores = scores + gumbel(scores)

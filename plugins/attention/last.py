@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl
 
 
 class Last(Attention):
@@ -22,6 +22,7 @@ class Last(Attention):
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         self.out_dim = value_dim
 
     def forward(
@@ -31,12 +32,12 @@ class Last(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend to the last allowed key."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         B, Q, K = query.shape[0], query.shape[1], key.shape[1]
         position = torch.arange(K, device=query.device)
         allowed = position if mask is None else torch.where(mask, position, -1)

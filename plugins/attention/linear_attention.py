@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl
 
 
 class LinearAttention(Attention):
@@ -24,6 +24,7 @@ class LinearAttention(Attention):
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if query_dim != key_dim:
             raise ValueError(
                 f"linear_attention needs query and key of one width, not {query_dim} and {key_dim}; "
@@ -38,12 +39,12 @@ class LinearAttention(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend, in linear time when no weights are needed and one mask serves all queries."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         dtype, wide = value.dtype, torch.promote_types(value.dtype, torch.float32)
         with torch.autocast(value.device.type, enabled=False):  # float16 ends at 65,504, which the sums soon exceed
             q, k, value = positive(query.to(wide)), positive(key.to(wide)), value.to(wide)

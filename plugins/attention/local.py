@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Local(Attention):
@@ -47,6 +47,7 @@ class Local(Attention):
         alignment: Literal["monotonic", "predictive"] = "predictive",
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
         self.score = score(query_dim, key_dim)
@@ -64,12 +65,12 @@ class Local(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         Q, K = query.shape[1], key.shape[1]
         s = torch.arange(K, device=query.device)
         last = s[-1:].view(1, 1, 1) if mask is None else torch.where(mask, s, 0).amax(dim=-1, keepdim=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class LocationAware(Attention):
@@ -47,6 +47,7 @@ class LocationAware(Attention):
         kernel_size: int = 15,
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         width = key_dim if hidden_dim is None else hidden_dim
         if min(width, channels, kernel_size) < 1 or kernel_size % 2 == 0:
             raise ValueError(
@@ -67,8 +68,9 @@ class LocationAware(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend for one query, knowing the weights of the one before."""
         if query.shape[1] != 1:
@@ -76,8 +78,8 @@ class LocationAware(Attention):
                 f"location_aware takes one query at a time, not {query.shape[1]}: where it looks depends on where it "
                 "looked; pass query[:, t : t + 1], and as previous= the weights of the last call"
             )
-        check_mask(mask, 1, key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         layer = self.W(query) + self.V(key)
         if previous is not None:
             layer = layer + self.U(self.F(previous.squeeze(1)).mT)

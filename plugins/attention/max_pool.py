@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl
 
 
 class MaxPool(Attention):
@@ -21,6 +21,7 @@ class MaxPool(Attention):
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         self.out_dim = value_dim
 
     def forward(
@@ -30,12 +31,12 @@ class MaxPool(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Take the largest."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         B, Q, K = query.shape[0], query.shape[1], key.shape[1]
         value_BqKD = value.unsqueeze(1)
         if mask is not None:

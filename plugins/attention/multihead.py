@@ -5,18 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import (
-    NORMALISERS,
-    Attention,
-    MakeScore,
-    Normaliser,
-    Register,
-    check_mask,
-    fused_attention,
-    hide_masked,
-    hookimpl,
-    masked_softmax,
-)
+from attnbench import Attention, MakeScore, Normaliser, Register, attend, causal_mask, hide_masked, hookimpl
 
 
 class MultiHead(Attention):
@@ -54,6 +43,7 @@ class MultiHead(Attention):
         normaliser: Normaliser = "softmax",
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         self.out_dim = query_dim if embed_dim is None else embed_dim
         if self.out_dim < 1:
             raise ValueError(f"embed_dim is at least 1, not {embed_dim}")
@@ -67,10 +57,11 @@ class MultiHead(Attention):
         self.num_heads, self.normaliser = num_heads, normaliser
         head_dim = self.out_dim // num_heads
         self.score = score(head_dim, head_dim)
-        self.query = nn.Linear(query_dim, self.out_dim, bias=bias)
-        self.key = nn.Linear(key_dim, self.out_dim, bias=bias)
-        self.value = nn.Linear(value_dim, self.out_dim, bias=bias)
-        self.out = nn.Linear(self.out_dim, self.out_dim, bias=bias)
+        self.positional = self.score.positional
+        self.q_proj = nn.Linear(query_dim, self.out_dim, bias=bias)
+        self.k_proj = nn.Linear(key_dim, self.out_dim, bias=bias)
+        self.v_proj = nn.Linear(value_dim, self.out_dim, bias=bias)
+        self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=bias)
 
     def forward(
         self,
@@ -79,33 +70,35 @@ class MultiHead(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B H Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
-        allowed, weights = None if mask is None else mask.unsqueeze(1), None
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         fused = not need_weights and self.normaliser == "softmax"
         # The fused kernel takes the batch outermost in memory, the products with weights take time: so neither copies.
         first, order = (0, (0, 2, 1, 3)) if fused else (1, (1, 2, 0, 3))
         q_BHQd, k_BHKd, v_BHKd = (
             project(x.transpose(0, first)).unflatten(-1, (self.num_heads, -1)).permute(order)
-            for project, x in ((self.query, query), (self.key, key), (self.value, value))
+            for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
-        factors = self.score.factor(q_BHQd, k_BHKd) if self.normaliser == "softmax" else None
-        if factors is not None and not need_weights:
-            heads = fused_attention(*factors, v_BHKd, allowed)
-        else:
-            if factors is not None:
-                weights = masked_softmax(factors[0] @ factors[1].mT, allowed, overwrite=True)
-            else:
-                weights = NORMALISERS[self.normaliser](self.score(q_BHQd, k_BHKd), allowed)
-            heads = weights @ v_BHKd
-        context = self.out(heads.transpose(1, 2).flatten(-2))
-        if mask is not None:  # the bias of the output projection must not fill a row that attends nothing
-            context = context.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
-        return context, weights if need_weights else None
+        heads_BHQd, weights = attend(
+            self.score,
+            q_BHQd,
+            k_BHKd,
+            v_BHKd,
+            None if mask is None else mask.unsqueeze(1),
+            causal=causal,
+            need_weights=need_weights,
+            normaliser=self.normaliser,
+        )
+        context = self.out_proj(heads_BHQd.transpose(1, 2).flatten(-2))
+        if mask is None:
+            return context if key.shape[1] else context * 0.0, weights
+        # the bias of the output projection must not fill a row that attends nothing
+        allowed = causal_mask(mask, query, causal)
+        assert allowed is not None
+        return context.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0), weights
 
 
 @hookimpl

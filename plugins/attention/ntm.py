@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 NOTHING = 1e-30  # a weight so small that adding it changes none that counts, and large enough to have a logarithm
 
@@ -61,6 +61,7 @@ class NTM(Attention):
         shift_bias: float = 0.0,
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if max_shift < 0:
             raise ValueError(f"max_shift is at least 0, not {max_shift}")
         self.score = score(key_dim, key_dim)
@@ -81,8 +82,9 @@ class NTM(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
+        previous: Float[Tensor, "B 1 Q K"] | None = None,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend for one query, knowing the weights of the one before."""
         if query.shape[1] != 1:
@@ -90,8 +92,8 @@ class NTM(Attention):
                 f"ntm takes one query at a time, not {query.shape[1]}: where it looks depends on where it looked; "
                 "pass query[:, t : t + 1], and as previous= the weights of the last call"
             )
-        check_mask(mask, 1, key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         k, beta, g, s, gamma = self.head(query).split(self.parts, dim=-1)
         content = masked_softmax(F.softplus(beta) * self.score(torch.tanh(k), key), mask)
         w_prev = first(key, mask) if previous is None else previous.squeeze(1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, Register, check_mask, fused_attention, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, Register, attend, hide_masked, hookimpl
 
 
 class SelfAttention(Attention):
@@ -43,14 +43,15 @@ class SelfAttention(Attention):
         init: Literal["xavier", "uniform"] = "xavier",
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         self.out_dim = query_dim if dim is None else dim
         if self.out_dim < 1:
             raise ValueError(f"dim is at least 1, not {dim}")
         self.scale = self.out_dim**-0.5 if scale is None else scale
-        self.query = nn.Linear(query_dim, self.out_dim, bias=False)
-        self.key = nn.Linear(key_dim, self.out_dim, bias=False)
-        self.value = nn.Linear(value_dim, self.out_dim, bias=False)
-        for project in (self.query, self.key, self.value):
+        self.q_proj = nn.Linear(query_dim, self.out_dim, bias=False)
+        self.k_proj = nn.Linear(key_dim, self.out_dim, bias=False)
+        self.v_proj = nn.Linear(value_dim, self.out_dim, bias=False)
+        for project in (self.q_proj, self.k_proj, self.v_proj):
             if init == "uniform":
                 nn.init.uniform_(project.weight, -0.05, 0.05)
             else:
@@ -63,7 +64,7 @@ class SelfAttention(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend, on a fused kernel when no weights are needed.
@@ -72,21 +73,16 @@ class SelfAttention(Attention):
         their projections are compared with (scale Wkᵀ Wq) query, and the context of one query is projected, not every
         value.
         """
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
-        to_query = self.scale * self.query.weight
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        to_query = self.scale * self.q_proj.weight
         if key.shape[-1] == self.out_dim:
-            q, k = F.linear(query, self.key.weight.mT @ to_query), key
+            q, k = F.linear(query, self.k_proj.weight.mT @ to_query), key
         else:
-            q, k = F.linear(query, to_query), self.key(key)
+            q, k = F.linear(query, to_query), self.k_proj(key)
         late = query.shape[-2] == 1
-        v = value if late else self.value(value)
-        if need_weights:
-            weights = masked_softmax(q @ k.mT, mask, overwrite=True)
-            context, looked = weights @ v, weights.unsqueeze(1)
-        else:
-            context, looked = fused_attention(q, k, v, mask), None
-        return self.value(context) if late else context, looked
+        v = value if late else self.v_proj(value)
+        context, weights = attend(None, q, k, v, mask, causal=causal, need_weights=need_weights)
+        return self.v_proj(context) if late else context, None if weights is None else weights.unsqueeze(1)
 
 
 @hookimpl

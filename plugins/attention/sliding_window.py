@@ -14,7 +14,6 @@ from attnbench import (
     Attention,
     MakeScore,
     Register,
-    check_mask,
     fused_attention,
     hide_masked,
     hookimpl,
@@ -50,6 +49,7 @@ class SlidingWindow(Attention):
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, window: int = 16) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if window < 0:
             raise ValueError(f"window is at least 0, not {window}")
         self.score = score(query_dim, key_dim)
@@ -63,12 +63,11 @@ class SlidingWindow(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window; a scoring function that factors runs on a fused kernel."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         queries, keys = query.shape[1], key.shape[1]
         window = min(self.window, max(queries, keys))
         size = max(window, SMALLEST)
@@ -80,14 +79,16 @@ class SlidingWindow(Attention):
         first = torch.arange(count, device=query.device).view(-1, 1, 1) * size
         i = first + torch.arange(size, device=query.device).unsqueeze(-1)
         j = first + torch.arange(-window, size + window, device=query.device)
-        allowed = ((i - j).abs() <= window) & (j >= 0) & (j < keys)
+        ahead = 0 if causal else window
+        allowed = (i - j <= window) & (j - i <= ahead) & (j >= 0) & (j < keys)
         allowed = allowed.expand(len(query), -1, -1, -1)
         if mask is not None and mask.shape[1] == 1:
             allowed = allowed & F.pad(mask, (window, behind)).unfold(-1, seen, size).transpose(1, 2)
         elif mask is not None:
             rows = F.pad(mask, (0, 0, 0, count * size - queries)).view(len(mask), count, size, keys)
             allowed = allowed & rows.gather(-1, j.clamp(0, keys - 1).expand(len(mask), -1, size, -1))
-            key_BNWD, value_BNWD = hide_masked(allowed, key_BNWD, value_BNWD)  # allowed to queries elsewhere only
+            hidden = ~allowed.any(dim=-2).unsqueeze(-1)  # of those, the ones that only queries elsewhere may attend
+            key_BNWD, value_BNWD = (x.masked_fill(hidden, 0.0) for x in (key_BNWD, value_BNWD))
         if not need_weights and (factors := self.score.factor(query_BNSD, key_BNWD)) is not None:
             context = fused_attention(*factors, value_BNWD, allowed)
             return context.flatten(1, 2)[:, :queries], None

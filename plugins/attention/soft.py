@@ -5,18 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import (
-    NORMALISERS,
-    Attention,
-    MakeScore,
-    Normaliser,
-    Register,
-    check_mask,
-    fused_attention,
-    hide_masked,
-    hookimpl,
-    masked_softmax,
-)
+from attnbench import Attention, MakeScore, Normaliser, Register, attend, hide_masked, hookimpl
 
 
 class Soft(Attention):
@@ -46,7 +35,9 @@ class Soft(Attention):
         normaliser: Normaliser = "softmax",
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         self.score = score(query_dim, key_dim)
+        self.positional = self.score.positional
         self.normaliser = normaliser
         self.out_dim = value_dim
 
@@ -57,20 +48,22 @@ class Soft(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
-        factors = self.score.factor(query, key) if self.normaliser == "softmax" else None
-        if factors is not None and not need_weights:
-            return fused_attention(*factors, value, mask), None
-        if factors is not None:
-            weights = masked_softmax(factors[0] @ factors[1].mT, mask, overwrite=True)
-        else:
-            weights = NORMALISERS[self.normaliser](self.score(query, key), mask)
-        return weights @ value, weights.unsqueeze(1) if need_weights else None
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        context, weights = attend(
+            self.score,
+            query,
+            key,
+            value,
+            mask,
+            causal=causal,
+            need_weights=need_weights,
+            normaliser=self.normaliser,
+        )
+        return context, None if weights is None else weights.unsqueeze(1)
 
 
 @hookimpl

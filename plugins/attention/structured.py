@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, Register, check_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Structured(Attention):
@@ -42,6 +42,7 @@ class Structured(Attention):
         coefficient: float = 0.0,
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         width = key_dim if hidden_dim is None else hidden_dim
         if min(hops, width) < 1:
             raise ValueError(f"hops and hidden_dim are at least 1, not {hops} and {width}")
@@ -59,12 +60,12 @@ class Structured(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B r Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B r Q K"] | None]:
         """Look r times."""
-        check_mask(mask, query.shape[-2], key.shape[-2])
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         scores = self.W2(torch.tanh(self.W1(key))).mT.unsqueeze(2)
         if mask is None:
             A = masked_softmax(scores)

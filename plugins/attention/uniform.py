@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, Register, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Uniform(Attention):
@@ -16,6 +16,7 @@ class Uniform(Attention):
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         self.out_dim = value_dim
 
     def forward(
@@ -25,11 +26,12 @@ class Uniform(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 Q K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend to all keys alike."""
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        mask = causal_mask(mask, query, causal)
         weights = masked_softmax(query.new_zeros(query.shape[0], query.shape[1], key.shape[1]), mask)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 

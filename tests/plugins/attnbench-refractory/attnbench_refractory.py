@@ -45,11 +45,12 @@ class Refractory(Attention):
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B 1 K"] | None = None,
         *,
-        previous: Float[Tensor, "B 1 1 K"] | None = None,
+        causal: bool = False,
         need_weights: bool = True,
+        previous: Float[Tensor, "B 1 1 K"] | None = None,
     ) -> tuple[Float[Tensor, "B 1 Dv"], Float[Tensor, "B 1 1 K"] | None]:
         """Attend, one query."""
-        key, value = hide_masked(mask, key, value)
+        key, value = hide_masked(query, key, value, mask, causal=causal)
         scores = self.score(query, key)
         if previous is not None:
             scores = scores - F.softplus(self.b) * previous.squeeze(1)

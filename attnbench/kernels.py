@@ -1,0 +1,198 @@
+"""Fused paths: softmax attention on torch's kernels, and gradients that copy nothing; private operations are here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attnbench.interfaces import ScoringFunction
+from attnbench.masking import FLOAT16, NORMALISERS, Normaliser, check_mask, lower_triangle, masked_softmax
+
+
+def attend(
+    score: ScoringFunction | None,
+    query: Float[Tensor, "*B Q Dq"],
+    key: Float[Tensor, "*B K Dk"],
+    value: Float[Tensor, "*B K Dv"],
+    mask: Bool[Tensor, "*#B #Q K"] | None = None,
+    *,
+    causal: bool = False,
+    need_weights: bool = True,
+    normaliser: Normaliser = "softmax",
+    query_places: Int[Tensor, "*#B Q"] | None = None,
+    key_places: Int[Tensor, "*#B K"] | None = None,
+) -> tuple[Float[Tensor, "*B Q Dv"], Float[Tensor, "*B Q K"] | None]:
+    """Score, normalise, weigh: softmax attention with any scoring function, on a fused kernel where there is one.
+
+    A scoring function that factors runs on `fused_attention` when no weights are needed, and its weights take the place
+    of its scores when they are.
+
+    Args:
+        score: the scoring function; None for query·key.
+        query: leading dimensions may be examples and heads.
+        key: as query.
+        value: as key.
+        mask: True where a query may attend; it broadcasts over leading dimensions.
+        causal: query i sees keys up to i only.
+        need_weights: whether weights are returned; else None.
+        normaliser: what turns scores into weights.
+        query_places: for a positional scoring function; None means 0, 1, ....
+        key_places: the same for the keys.
+    """
+    places = (query_places, key_places) if score is not None and score.positional else ()
+    factors = _factor(score, query, key, places) if normaliser == "softmax" else None
+    if factors is not None and not need_weights:
+        return fused_attention(*factors, value, mask, causal=causal), None
+    allowed = _spelled_out(mask, query, causal)
+    if factors is not None:
+        weights = overwriting_softmax(_product(*factors), allowed)
+    else:
+        scores = query @ key.mT if score is None else score(query, key, *places)
+        weights = NORMALISERS[normaliser](scores, allowed)
+    return weights @ value, weights if need_weights else None
+
+
+def _factor(
+    score: ScoringFunction | None, query: Tensor, key: Tensor, places: tuple[Tensor | None, ...]
+) -> tuple[Tensor, Tensor] | None:
+    return (query, key) if score is None else score.factor(query, key, *places)
+
+
+def _product(query: Tensor, key: Tensor) -> Tensor:
+    return query @ key.mT
+
+
+def _spelled_out(mask: Tensor | None, query: Tensor, causal: bool) -> Tensor | None:
+    """As `causal_mask`, with any leading dimensions."""
+    if not causal:
+        return mask
+    return lower_triangle(query) if mask is None else mask & lower_triangle(query)
+
+
+def overwriting_softmax(
+    scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "*#batch #Q K"] | None = None
+) -> Float[Tensor, "*batch Q K"]:
+    """`masked_softmax` written over its scores, which saves the time and the memory of a second tensor.
+
+    For scores that nobody else holds, and that were made by what does not keep them for its gradient, as a product of
+    matrices does not.
+    """
+    check_mask(mask, scores.shape[-2], scores.shape[-1])
+    if _rewritten(scores):
+        return masked_softmax(scores, mask)
+    weights: Tensor = _SoftmaxInPlace.apply(scores, None if mask is None else ~mask)  # type: ignore[no-untyped-call]
+    return weights
+
+
+def _rewritten(x: Tensor) -> bool:
+    """Tell whether operations are compiled, cast or, by torch.func, transformed: each of which wants them plain."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return True
+    transformed: bool = torch._C._are_functorch_transforms_active()  # what autograd.Function.apply asks too
+    return transformed
+
+
+class _SoftmaxInPlace(torch.autograd.Function):
+    """`masked_softmax` written over its scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, hidden: Tensor | None) -> Tensor:
+        """Turn scores into weights."""
+        if scores.dtype == torch.float16:
+            scores.clamp_(*FLOAT16)
+        if hidden is not None:
+            scores.masked_fill_(hidden, -math.inf)
+        torch.softmax(scores, dim=-1, out=scores)
+        if hidden is not None:
+            scores.masked_fill_(hidden, 0.0)
+        ctx.mark_dirty(scores)
+        ctx.save_for_backward(scores, hidden)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Return what softmax gives, whatever comes back from a hidden key."""
+        weights, hidden = ctx.saved_tensors
+        shown = grad if hidden is None else grad.masked_fill(hidden, 0.0)
+        return torch.ops.aten._softmax_backward_data(shown, weights, -1, weights.dtype), None
+
+
+def fused_attention(
+    query: Float[Tensor, "*B Q D"],
+    key: Float[Tensor, "*B K D"],
+    value: Float[Tensor, "*B K Dv"],
+    mask: Bool[Tensor, "*#B #Q K"] | None = None,
+    *,
+    scale: float = 1.0,
+    causal: bool = False,
+) -> Float[Tensor, "*B Q Dv"]:
+    """`masked_softmax(scale query·key, mask) value`, on torch's fused kernel, which never holds all weights at once.
+
+    The kernel is for four dimensions: handed three, torch computes the weights after all, and takes twice as long. On a
+    CPU it also wants a value as wide as the key. A GPU's kernels may give a row that attends nothing a context: here it
+    is 0. Plain products take up to a third less time on a CPU, derivatives included, where nothing is masked and there
+    are no more keys than numbers in a key; those are taken there. With `causal=True` and no mask none is built.
+
+    Raises:
+        ValueError: key and value differ in length, or query and key in width: the kernel would read past their end.
+    """
+    if key.shape[-2] != value.shape[-2] or query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}: "
+            "query and key are of one width, key and value of one length"
+        )
+    if causal and query.shape[-2] != key.shape[-2]:
+        raise ValueError(f"causal=True needs as many queries as keys, not {query.shape[-2]} and {key.shape[-2]}")
+    if causal and (mask is not None or not query.numel() or not value.numel()):
+        mask, causal = _spelled_out(mask, query, True), False
+    if not (query.numel() and key.numel() and value.numel()):  # of what is empty the kernels make different things
+        return masked_softmax(scale * query @ key.mT, mask) @ value
+    if mask is None and not causal and _few(query, key, value):
+        context: Tensor = _Products.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+        return context
+    if mask is not None and not query.is_cpu:
+        empty = ~mask.any(dim=-1, keepdim=True)
+        return _kernel(query, key, value, mask | empty, scale, False).masked_fill(empty, 0.0)
+    return _kernel(query, key, value, mask, scale, causal)
+
+
+def _few(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    if not query.is_cpu or query.dtype != torch.float32 or not torch.is_grad_enabled() or _rewritten(query):
+        return False
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and key.shape[-1] == value.shape[-1]
+    return alike and key.shape[-2] <= key.shape[-1]
+
+
+class _Products(torch.autograd.Function):
+    """softmax(scale query·key) value, with a gradient that copies nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attend, and keep the weights."""
+        weights = (query @ key.mT).mul_(scale)
+        torch.softmax(weights, dim=-1, out=weights)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scale = scale
+        return weights @ value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients of query, key and value."""
+        query, key, value, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # theirs are asked for too, which kept weights do not lead to
+            weights = torch.softmax(ctx.scale * (query @ key.mT), dim=-1)
+        slope = torch.ops.aten._softmax_backward_data(grad @ value.mT, weights, -1, weights.dtype).mul_(ctx.scale)
+        return slope @ key, slope.mT @ query, weights.mT @ grad, None
+
+
+def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
+    if query.dim() != 3:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, is_causal=causal)
+    q, k, v = (x.unsqueeze(1) for x in (query, key, value))
+    allowed = None if mask is None else mask.unsqueeze(-3)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, is_causal=causal).squeeze(1)
