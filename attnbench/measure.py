@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
+import resource
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -113,3 +115,24 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
     """Fit cost = c · length^p to (length, cost), by least squares of the logarithms; give p."""
     lengths, costs = ([math.log(value) for value in values] for values in zip(*points, strict=True))
     return statistics.linear_regression(lengths, costs).slope
+
+
+def reset_peak_memory() -> None:
+    """Let the next `peak_memory` speak of this run alone, where the system can do that."""
+    release_memory()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Give the peak memory in bytes: the GPU's allocations where it computes there, else the process's."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
-import resource
 import sys
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,109 +19,36 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
+from torch import nn
 
 import attnbench
 from attnbench.config import Accelerator, OptimizerConfig, Precision, TrainerConfig, check_numbers
 from attnbench.errors import Interrupted, UsageError, first_line
-from attnbench.experiment import (
-    MEASURED,
-    Diverged,
-    Experiment,
-    Ledger,
-    OnTraining,
-    count_parameters,
-    every,
-    loader,
-    make_gradients_whole,
-    plan,
-    stride_loader,
-)
-from attnbench.folder import claim, identity, load, plain, read_checkpoint, write_result, write_text
 from attnbench.interfaces import Prediction, Task
-from attnbench.measure import release_memory
-from attnbench.processes import leads, shared
+from attnbench.measure import peak_memory, reset_peak_memory
 from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
 from attnbench.reports.attention import Pictures
 from attnbench.reports.progress import Bar
-from attnbench.reports.runs import fingerprint, flat
+from attnbench.reports.tensorboard import EventLog
+from attnbench.run_folder import (
+    claim,
+    fingerprint,
+    flat,
+    identity,
+    load,
+    plain,
+    read_checkpoint,
+    write_result,
+    write_text,
+)
+from attnbench.training.batches import chunk_loader, eval_sampler, loader, plan
+from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetrics
+from attnbench.training.experiment import Diverged, Experiment
+from attnbench.training.optimizer import use_dense_gradients
+from attnbench.training.process import flush_denormals, heeding_signals, is_rank_zero, quiet, shared
 
 log = logging.getLogger("attnbench")
-
-
-class EventLog(TensorBoardLogger):
-    """TensorBoard events in the run folder itself; config.yaml holds what Lightning would write as hparams.yaml.
-
-    A resumed run gives the step that it goes on from: points that it is going to draw again are taken back.
-    """
-
-    def __init__(self, folder: Path, resumed_from: int | None = None) -> None:
-        again = None if resumed_from is None else resumed_from + 1
-        super().__init__(str(folder), name="", version="", default_hp_metric=False, flush_secs=10, purge_step=again)
-
-    def save(self) -> None:
-        """Write what is buffered."""
-        self.experiment.flush()
-
-    def finalize(self, status: str) -> None:
-        """Write what is buffered, and stay open: a run is one file, test and hyperparameters included."""
-        self.experiment.flush()
-
-    def layout(self, metrics: Iterable[str]) -> None:
-        """Lay out the Custom Scalars page: train and val of a quantity in one chart, the same in every run."""
-        looking = ("alignment", "alignment_argmax", "entropy", "head_disagreement")
-        charts: dict[str, dict[str, tuple[str, ...]]] = {
-            "train and val": {name: (f"train/{name}", f"val/{name}", f"test/{name}") for name in ("loss", *metrics)},
-            "where it looks": {name: (f"attention/{name}",) for name in looking},
-        }
-        layout = {
-            page: {name: ["Multiline", [f"{tag}$" for tag in tags]] for name, tags in group.items()}  # patterns
-            for page, group in charts.items()
-        }
-        self.experiment.add_custom_scalars(layout)
-
-    def hyperparameters(self, given: Mapping[str, Any], final: Mapping[str, float]) -> None:
-        """Write the row of the HParams page: what was chosen, and the final metrics."""
-        words = {
-            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in given.items()
-        }
-        for summary in hparams(words, dict(final)):  # type: ignore[no-untyped-call]
-            self.experiment._get_file_writer().add_summary(summary)
-
-
-class Checkpoints(pl.Callback):
-    """Keep `last.ckpt`, and `best.ckpt`, by the validation's primary metric; of equals, the later."""
-
-    def __init__(self, folder: Path) -> None:
-        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
-        self.metrics: dict[str, float] = {}  # of the validation that chose best.ckpt
-
-    @property
-    def state_key(self) -> str:
-        """Name of this callback's state in a checkpoint."""
-        return "checkpoints"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the best so far."""
-        return {"metrics": self.metrics}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the best so far."""
-        self.metrics = state["metrics"]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, after the validation that ends each round."""
-        assert isinstance(pl_module, Experiment)
-        task = pl_module.task
-        metrics = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith(MEASURED)}
-        tag, sign = f"val/{task.primary}", 1 if task.mode == "max" else -1
-        best = self.metrics.get(tag, math.nan)
-        if math.isnan(best) or sign * metrics[tag] >= sign * best:
-            self.metrics = metrics
-            trainer.save_checkpoint(self.best)
-        trainer.save_checkpoint(self.last)
 
 
 def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[str], *, resume: bool = False) -> None:
@@ -142,7 +66,8 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         Interrupted: Ctrl-C, or a signal to stop.
     """
     started = time.perf_counter()
-    handler = logging.FileHandler(folder / "run.log" if leads() else os.devnull, delay=True)  # it may be another's
+    # delayed: until the folder is claimed it may be another's
+    handler = logging.FileHandler(folder / "run.log" if is_rank_zero() else os.devnull, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -152,13 +77,13 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
 
     def begin() -> None:
         nonlocal begun
-        if leads():
+        if is_rank_zero():
             if not resume:
                 claim(folder)
             write_text(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
             (folder / "run.log").touch()
+            write_result(folder, result)
         begun = True
-        write_result(folder, result)
 
     try:
         if not resume:
@@ -168,14 +93,14 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         result["seconds"] = round(time.perf_counter() - started, 3)
         result["finished"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         result["status"] = "completed"
-        write_result(folder, result)
-        if leads():
+        if is_rank_zero():
+            write_result(folder, result)
             print(f"{result['primary']} {result['metrics'][result['primary']]:.4f}  {os.path.relpath(folder)}")
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)
         result["status"] = "interrupted" if stopped else "failed"
         result["error"] = f"{type(error).__name__}: {error}"
-        if begun:
+        if begun and is_rank_zero():
             log.error("%s", "".join(traceback.format_exception(error)))
             with contextlib.suppress(OSError):  # what made the run fail may be that nothing can be written here
                 write_result(folder, result)
@@ -260,22 +185,7 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
         raise UsageError(f"task={config.task.name}: {first_line(error)}") from error
 
 
-@contextlib.contextmanager
-def flushing_subnormals() -> Iterator[None]:
-    """Let the processor count numbers below 1e-38 as 0, as GPUs and TensorFlow do.
-
-    It takes twenty times as long with such numbers, and Adam's moments of a word that is rare come to them. This holds
-    for the calling thread and for those that it starts.
-    """
-    before = not (torch.tensor(1e-40) * 0.5).item()
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
-@flushing_subnormals()
+@flush_denormals()
 def _fit_and_test(
     config: DictConfig, folder: Path, registry: Registry, result: dict[str, Any], go_on: Callable[[], None] | None
 ) -> None:
@@ -290,21 +200,21 @@ def _fit_and_test(
     last = last if last and last.exists() else None
     task, model = build(config, registry, folder if last else None)
     if settings.devices > 1 and settings.accelerator is not Accelerator.cpu:
-        make_gradients_whole(model, optimizer)
+        use_dense_gradients(model, optimizer)
     experiment = Experiment(
         task, model, optimizer, 0, clip=settings.gradient_clip, fused=settings.precision is not Precision.float16
     )
     done = _take_weights(experiment, last)["global_step"] if last else 0
     if go_on:
         go_on()
-    if leads():
+    if is_rank_zero():
         task.save(folder)
     for split in ("train", "val", "test"):
         if not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
     batches, total = plan(task, settings, config.seed, done)
     experiment.total_steps = total
-    ledger, checkpoints = Ledger(settings, total, batches.size), Checkpoints(folder / "checkpoints")
+    ledger, checkpoints = TrainingRecord(settings, total, batches.size), Checkpoints(folder / "checkpoints")
     chosen = identity(config)
     name = f"{chosen['task']} {registry.mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     result.update(parameters=count_parameters(model), primary=f"test/{task.primary}", mode=task.mode, goal=task.goal)
@@ -312,9 +222,9 @@ def _fit_and_test(
     if not go_on:
         logger.layout(task.metrics())
     shown = Bar(ledger, name, settings.progress_bar), checkpoints, Pictures(settings.images)
-    trainer = make_trainer(settings, logger, [Alignment(), OnTraining(settings), ledger, *shown])
-    training = stride_loader(task, batches, settings, total)
-    loaders = training, loader(task, "val", every(task, "val", settings))
+    trainer = make_trainer(settings, logger, [Alignment(), TrainMetrics(settings), ledger, *shown])
+    training = chunk_loader(task, batches, settings, total)
+    loaders = training, loader(task, "val", eval_sampler(task, "val", settings))
     with shared(folder, settings):
         try:
             with heeding_signals():
@@ -326,7 +236,7 @@ def _fit_and_test(
                 f"{good}; try a lower optimizer.lr, or trainer.gradient_clip"
             ) from error
         finally:
-            result.update(account(ledger), skipped_updates=experiment.skipped)
+            result.update(cost_summary(ledger), skipped_updates=experiment.skipped)
             logger.save()
         metrics = test(trainer, experiment, task, settings, checkpoints.best)
     result["metrics"] = {**checkpoints.metrics, **metrics}
@@ -337,7 +247,7 @@ def _fit_and_test(
 
 
 def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Make Lightning's trainer; `Ledger` ends the run, rounds stand for its epochs.
+    """Make Lightning's trainer; `TrainingRecord` ends the run, rounds stand for its epochs.
 
     Raises:
         UsageError: this machine has not what the settings ask for.
@@ -363,15 +273,6 @@ def make_trainer(settings: TrainerConfig, logger: EventLog | bool, callbacks: li
         raise UsageError(f"trainer: {first_line(error)}") from error
 
 
-@contextlib.contextmanager
-def heeding_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning, on Ctrl-C or a signal to stop, would leave the process."""
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt("told to stop") from error
-
-
 def test(
     trainer: pl.Trainer, experiment: Experiment, task: Task, settings: TrainerConfig, checkpoint: Path
 ) -> dict[str, float]:
@@ -383,7 +284,7 @@ def test(
     """
     _take_weights(experiment, checkpoint)
     with heeding_signals():
-        trainer.test(experiment, loader(task, "test", every(task, "test", settings)), verbose=False)
+        trainer.test(experiment, loader(task, "test", eval_sampler(task, "test", settings)), verbose=False)
     return {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("test/")}
 
 
@@ -397,7 +298,7 @@ def _take_weights(experiment: Experiment, checkpoint: Path) -> dict[str, Any]:
     return found
 
 
-def account(ledger: Ledger) -> dict[str, Any]:
+def cost_summary(ledger: TrainingRecord) -> dict[str, Any]:
     """Say what the training cost."""
     return {
         "epochs": round(ledger.examples / max(1, ledger.pass_size), 3),
@@ -411,39 +312,9 @@ def account(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def reset_peak_memory() -> None:
-    """Let the next `peak_memory` speak of this run alone, where the system can do that."""
-    release_memory()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory() -> int:
-    """Give the peak memory in bytes: the GPU's allocations where it computes there, else the process's."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def quiet() -> None:
-    """Keep Lightning's remarks about choices made here on purpose out of the terminal."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for remark in (
-        "sync_dist=True",  # metrics gather over processes by themselves
-        "does not have many workers",
-        "smaller than the logging interval",
-        "GPU available but not used",
-        "`isinstance\\(treespec, LeafSpec\\)`",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{remark}.*")
+def count_parameters(model: nn.Module) -> int:
+    """Count what is trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.registry import Registry, no_scoring
-from attnbench.reports.runs import find, fingerprint, flat
+from attnbench.run_folder import find, fingerprint, flat
 from attnbench.schema import takes_score
 
 #: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
@@ -121,7 +121,7 @@ class Job:
         run(config, folder, self.registry, typed)
 
     def _one_of_many(self, config: DictConfig, folder: Path, typed: list[str], cannot: str | None) -> None:
-        from attnbench.folder import plain
+        from attnbench.run_folder import plain
 
         mark, name = fingerprint(flat(plain(config))), " ".join(typed)
         before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("there", "completed")), None)

@@ -8,9 +8,9 @@ import torch
 
 from attnbench.config import OptimizerConfig
 from attnbench.errors import UsageError
-from attnbench.experiment import Experiment
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
+from attnbench.training.experiment import Experiment
 
 REGISTRY = Registry.load()
 COMBINED = [

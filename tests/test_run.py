@@ -17,9 +17,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from attnbench import UsageError
 from attnbench.__main__ import main
-from attnbench.experiment import Experiment
-from attnbench.folder import load, typed
 from attnbench.registry import Registry
+from attnbench.run_folder import load, typed
+from attnbench.training.experiment import Experiment
 
 
 def result_of(folder):
@@ -184,7 +184,7 @@ def test_a_run_stopped_while_it_is_tested_can_go_on(cli, tmp_path, monkeypatch, 
     def test_step(experiment, batch, index):
         raise stopping
 
-    monkeypatch.setattr("attnbench.experiment.Experiment.test_step", test_step)
+    monkeypatch.setattr("attnbench.training.experiment.Experiment.test_step", test_step)
     said = cli(*SMALL, "trainer.images=0", "hydra.run.dir=cut")
     assert said.code == 130
     assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said.err

@@ -11,10 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import TensorDataset
 
 from attnbench import Task, UsageError
-from attnbench.folder import typed
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.run import run
+from attnbench.run_folder import typed
 
 
 class Cliff(Task):

@@ -151,7 +151,7 @@ def slots(subject: Subject) -> None:
 
 def learns(subject: Subject) -> str:
     """The loss on one batch of eight falls when it is trained on again and again."""
-    from attnbench.experiment import make_optimizer
+    from attnbench.training.optimizer import make_optimizer
 
     task = subject.task
     model, batch = _host(task), _batch(task, "train", 8)
@@ -170,7 +170,7 @@ def learns(subject: Subject) -> str:
 def checkpoints(subject: Subject) -> None:
     """The best and the last checkpoint of a run reload to the metrics that it measured."""
     from attnbench import run
-    from attnbench.folder import typed
+    from attnbench.run_folder import typed
 
     assert subject.task  # or it is skipped
     plain = Component("attention", "plain", Weigh, __name__)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnbench.experiment import Experiment
 from attnbench.interfaces import AttentionMap
+from attnbench.training.experiment import Experiment
 
 
 def entropy(shares: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:

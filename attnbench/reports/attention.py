@@ -12,8 +12,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from attnbench.experiment import Experiment
 from attnbench.interfaces import AttentionMap
+from attnbench.training.experiment import Experiment
 
 CELL = 0.19  # inches, for a label of 8 points to be read
 TILE = 64  # keys that a tile has at most: the last ones

@@ -10,7 +10,8 @@ from typing import Any
 
 from attnbench.errors import UsageError, nearest
 from attnbench.reports import statistics
-from attnbench.reports.runs import SHOWN, LeftOut, Run, fingerprint, number
+from attnbench.reports.runs import LeftOut, Run, number
+from attnbench.run_folder import SHOWN, fingerprint
 from attnbench.schema import shown
 
 BUDGETS = {"epochs": "epochs", "examples_seen": "examples", "parameters": "parameters"}

@@ -8,13 +8,14 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from attnbench.experiment import Experiment, Ledger
+from attnbench.training.callbacks import TrainingRecord
+from attnbench.training.experiment import Experiment
 
 
 class Bar(pl.Callback):
     """Draw the bar in a terminal; elsewhere print only the lines."""
 
-    def __init__(self, ledger: Ledger, name: str, show: bool) -> None:
+    def __init__(self, ledger: TrainingRecord, name: str, show: bool) -> None:
         self.ledger, self.name = ledger, name
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(

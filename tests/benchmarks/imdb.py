@@ -31,11 +31,15 @@ import yaml
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from attnbench.experiment import Experiment, Ledger, plan, stride_loader
-from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, flushing_subnormals, make_trainer, quiet
+from attnbench.reports.tensorboard import EventLog
+from attnbench.run import build, make_trainer
+from attnbench.run_folder import typed
+from attnbench.training.batches import chunk_loader, plan
+from attnbench.training.callbacks import TrainingRecord
+from attnbench.training.experiment import Experiment
+from attnbench.training.process import flush_denormals, quiet
 
 TURN, TURNS, WARM_UP = 240, 16, 1
 
@@ -70,7 +74,7 @@ def plain_steps(words: Tensor, labels: Tensor) -> Iterator[None]:
             yield
 
 
-@flushing_subnormals()
+@flush_denormals()
 def main() -> None:
     """Measure and print."""
     overrides = ["experiment=imdb_keras", f"trainer.max_steps={TURN * (TURNS + WARM_UP)}", *sys.argv[1:]]
@@ -121,11 +125,11 @@ def main() -> None:
                 self.start = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(settings, total, batches.size)
+        ledger = TrainingRecord(settings, total, batches.size)
         callbacks = [ledger, Bar(ledger, "benchmark", True), Turns()]
         trainer = make_trainer(settings, EventLog(Path(folder)), callbacks)
         ours = Experiment(task, model, optimizer_config, total, clip=settings.gradient_clip)
-        trainer.fit(ours, stride_loader(task, batches, settings, total))
+        trainer.fit(ours, chunk_loader(task, batches, settings, total))
     kept = {name: values[WARM_UP:] for name, values in times.items()}
     for name, values in kept.items():
         print(f"{name:18} {statistics.median(values):.2f} ms a step")

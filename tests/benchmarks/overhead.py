@@ -20,16 +20,20 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
-from attnbench.experiment import Experiment, Ledger, loader, plan, stride_loader
-from attnbench.folder import typed
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
-from attnbench.run import EventLog, build, flushing_subnormals, make_trainer, quiet
+from attnbench.reports.tensorboard import EventLog
+from attnbench.run import build, make_trainer
+from attnbench.run_folder import typed
+from attnbench.training.batches import chunk_loader, loader, plan
+from attnbench.training.callbacks import TrainingRecord
+from attnbench.training.experiment import Experiment
+from attnbench.training.process import flush_denormals, quiet
 
 TURN, TURNS, WARM_UP = 20, 50, 4
 
 
-@flushing_subnormals()
+@flush_denormals()
 def main() -> None:
     """Measure and print."""
     registry = Registry.load()
@@ -70,11 +74,11 @@ def main() -> None:
             self.start = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(settings, total, batches.size)
+        ledger = TrainingRecord(settings, total, batches.size)
         callbacks = [ledger, Bar(ledger, "benchmark", True), Turns()]
         trainer = make_trainer(settings, EventLog(Path(folder)), callbacks)
         ours = Experiment(task, model, optimizer_config, total, clip=settings.gradient_clip)
-        trainer.fit(ours, stride_loader(task, batches, settings, total))
+        trainer.fit(ours, chunk_loader(task, batches, settings, total))
     kept = {name: values[WARM_UP:] for name, values in times.items()}
     for name, values in kept.items():
         print(f"{name:10} {statistics.median(values):.2f} ms a step")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import attnbench
 from attnbench import NORMALISERS, UsageError, masked_entmax15, masked_sparsemax
-from attnbench.experiment import penalties
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
+from attnbench.training.experiment import penalties
 
 KEY = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
 VALUE = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [4.0, 0.0]]])

@@ -14,7 +14,8 @@ from scipy import stats
 
 from attnbench.errors import UsageError
 from attnbench.reports.compare import tabulate
-from attnbench.reports.runs import fingerprint, flat, read_all
+from attnbench.reports.runs import read_all
+from attnbench.run_folder import fingerprint, flat
 
 
 def table_of(tmp_path, **asked):

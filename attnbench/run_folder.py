@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -17,9 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnbench.config import RunConfig
 from attnbench.errors import UsageError, first_line
-from attnbench.processes import leads
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, explain, node
+
+#: libyaml's loader, where it is, is ten times as fast.
+READ_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+#: The part of a config that changes what a run shows and not what it finds.
+SHOWN = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
 
 
 def claim(folder: Path) -> None:
@@ -47,9 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json; of several processes, one does."""
-    if not leads():
-        return
+    """Write result.json."""
     write_text(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -146,3 +150,73 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"state_dict", "global_step"} <= found.keys():
         raise UsageError(f"{path}: not the checkpoint of a run")
     return found
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a config: {"attention": "multihead", "attention.num_heads": 4, "trainer.batch_size": 64, ...}."""
+    rows: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            rows |= flat(value, f"{prefix}{key}.")
+        elif key == "name" and prefix:
+            rows[prefix.rstrip(".")] = value
+        else:
+            rows[prefix + key] = value
+    return rows
+
+
+def fingerprint(config: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> str:
+    """Give the hash by which a resolved config is known: 16 hexadecimal digits.
+
+    Args:
+        config: a flattened config (see `flat`).
+        ignore: keys that do not count; those of `SHOWN` never do.
+    """
+    left = {key: value for key, value in config.items() if key not in (*SHOWN, *ignore)}
+    return hashlib.sha256(json.dumps(left, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def find(folders: Iterable[Path]) -> Iterator[Path]:
+    """Find the run folders in and under some folders, each once; a run folder holds no others."""
+    seen: set[Path] = set()
+    for top in folders:
+        for name, below, files in os.walk(top):
+            if not _holds_a_run(Path(name), files):
+                below[:] = sorted(entry for entry in below if not entry.startswith("."))
+                continue
+            below.clear()
+            folder = Path(name)
+            if (real := folder.resolve()) not in seen:
+                seen.add(real)
+                yield folder
+
+
+def _holds_a_run(folder: Path, files: Iterable[str]) -> bool:
+    if "result.json" in files or "config.yaml" not in files:
+        return "result.json" in files
+    try:  # any project may have a config.yaml
+        return {"seed", "task", "attention"} <= read_mapping(folder / "config.yaml", READ_YAML).keys()
+    except Unusable:
+        return False
+
+
+class Unusable(Exception):  # noqa: N818 (it is a finding)
+    """A run folder cannot be compared; the message is why."""
+
+
+def read_mapping(path: Path, parse: Callable[[IO[str]], Any]) -> dict[str, Any]:
+    """Read a file of a run folder that holds a mapping.
+
+    Raises:
+        Unusable: it is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            given = parse(file)
+    except FileNotFoundError:
+        raise Unusable(f"unfinished: it has no {path.name}") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise Unusable(f"damaged: {path.name} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise Unusable(f"damaged: {path.name} is not that of a run")
+    return given

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ from attnbench.config import TrainerConfig
 from attnbench.errors import UsageError
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Tell whether this process is the one that writes the run folder."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
@@ -31,7 +34,7 @@ def shared(folder: Path, settings: TrainerConfig) -> Iterator[None]:
     Raises:
         UsageError: this program is not one that can be repeated.
     """
-    if settings.devices == 1 or not leads():
+    if settings.devices == 1 or not is_rank_zero():
         yield
         return
     import __main__
@@ -51,3 +54,41 @@ def shared(folder: Path, settings: TrainerConfig) -> Iterator[None]:
         sys.argv[1:], HydraConfig.instance().cfg = arguments, config
         os.environ.clear()
         os.environ.update(variables)
+
+
+@contextlib.contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Let the processor count numbers below 1e-38 as 0, as GPUs and TensorFlow do.
+
+    It takes twenty times as long with such numbers, and Adam's moments of a word that is rare come to them. This holds
+    for the calling thread and for those that it starts.
+    """
+    before = not (torch.tensor(1e-40) * 0.5).item()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@contextlib.contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning, on Ctrl-C or a signal to stop, would leave the process."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt("told to stop") from error
+
+
+def quiet() -> None:
+    """Keep Lightning's remarks about choices made here on purpose out of the terminal."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for remark in (
+        "sync_dist=True",  # metrics gather over processes by themselves
+        "does not have many workers",
+        "smaller than the logging interval",
+        "GPU available but not used",
+        "`isinstance\\(treespec, LeafSpec\\)`",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{remark}.*")

@@ -1,0 +1,1 @@
+"""How a run trains: which examples, which updates, in which process."""

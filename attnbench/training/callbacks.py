@@ -1,0 +1,191 @@
+"""What happens beside the steps of a run: counting, stopping, checkpoints, metrics of training examples."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from attnbench.config import TrainerConfig
+from attnbench.training.batches import EvalSampler
+from attnbench.training.experiment import Experiment, is_single
+
+MEASURED = ("val/", "attention/")  # what the tags of a validation begin with
+
+
+@dataclass
+class TrainingRecord(pl.Callback):
+    """Counts what a run costs, draws its curves, and ends it.
+
+    The curves of training are written here, a point every `trainer.log_every` steps, and at the end of a round.
+
+    Attributes:
+        total_steps: after how many steps training ends.
+        pass_size: how many examples the training split has.
+        steps, examples: how many were trained on.
+        seconds: spent training, without validation.
+        curve: what each validation measured, {"step", "examples", "seconds", "val/<metric>", "attention/<what>"}.
+    """
+
+    config: TrainerConfig
+    total_steps: int
+    pass_size: int
+    steps: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    last_loss: float = float("nan")
+    perfect: int = 0  # validations in a row with nothing left to gain
+    curve: list[dict[str, float]] = field(default_factory=list)
+    _since: float | None = None
+    _logged: tuple[int, float] = field(default=(0, 0.0))
+
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's state in a checkpoint."""
+        return "ledger"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run goes on counting from."""
+        self._stop_clock()
+        return {name: getattr(self, name) for name in ("steps", "examples", "seconds", "perfect", "curve")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @property
+    def _perfected(self) -> bool:
+        return self.config.stop_at_goal and self.perfect >= 2
+
+    def _start_clock(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def _stop_clock(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End a run at once that was resumed at its end."""
+        trainer.should_stop = self.steps >= self.total_steps or self._perfected
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start_clock()
+        self._logged = (self.examples, self.seconds)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a stride; draw a point of the curves; stop after the last step."""
+        self.steps += outputs["steps"]
+        self.examples += outputs["examples"] * trainer.world_size
+        if self.steps >= self.total_steps:
+            trainer.should_stop = True
+        self._stop_clock()
+        self.last_loss = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
+        assert isinstance(pl_module, Experiment)
+        self._draw(trainer, outputs["penalty"], pl_module.skipped)
+        self._start_clock()
+
+    def _draw(self, trainer: pl.Trainer, penalty: Tensor | None, skipped: int) -> None:
+        if not isinstance(trainer.logger, pl.loggers.TensorBoardLogger) or not trainer.is_global_zero:
+            return
+        examples, seconds = self._logged
+        writer = trainer.logger.experiment
+        writer.add_scalar("train/loss", self.last_loss, self.steps)
+        if penalty is not None:  # part of the loss
+            writer.add_scalar("train/penalty", float(penalty), self.steps)
+        writer.add_scalar("train/skipped_updates", skipped, self.steps)
+        writer.add_scalar("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], self.steps)
+        if self.seconds > seconds:
+            speed = (self.examples - examples) / (self.seconds - seconds)
+            writer.add_scalar("train/examples_per_second", speed, self.steps)
+        self._logged = (self.examples, self.seconds)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what was measured; stop when the primary metric has had nothing left to gain twice in a row."""
+        assert isinstance(pl_module, Experiment)
+        task = pl_module.task
+        measured = {t: float(v) for t, v in trainer.callback_metrics.items() if t.startswith(MEASURED)}
+        spent = {"step": self.steps, "examples": self.examples, "seconds": round(self.seconds, 3)}
+        self.curve.append({**spent, **measured})
+        value = float(trainer.callback_metrics[f"val/{task.primary}"])
+        reached = value >= task.goal if task.mode == "max" else value <= task.goal
+        self.perfect = self.perfect + 1 if reached else 0
+        if self._perfected:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
+
+class Checkpoints(pl.Callback):
+    """Keep `last.ckpt`, and `best.ckpt`, by the validation's primary metric; of equals, the later."""
+
+    def __init__(self, folder: Path) -> None:
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.metrics: dict[str, float] = {}  # of the validation that chose best.ckpt
+
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's state in a checkpoint."""
+        return "checkpoints"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the best so far."""
+        return {"metrics": self.metrics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the best so far."""
+        self.metrics = state["metrics"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, after the validation that ends each round."""
+        assert isinstance(pl_module, Experiment)
+        task = pl_module.task
+        metrics = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith(MEASURED)}
+        tag, sign = f"val/{task.primary}", 1 if task.mode == "max" else -1
+        best = self.metrics.get(tag, math.nan)
+        if math.isnan(best) or sign * metrics[tag] >= sign * best:
+            self.metrics = metrics
+            trainer.save_checkpoint(self.best)
+        trainer.save_checkpoint(self.last)
+
+
+class TrainMetrics(pl.Callback):
+    """Read the task's metrics on the first training examples at each validation: `train/<metric>`, without dropout."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config = config
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metrics; each process measures the same examples."""
+        assert isinstance(pl_module, Experiment)
+        if not self.config.eval_train:
+            return
+        task, metrics = pl_module.task, {name: m.to(pl_module.device) for name, m in pl_module.task.metrics().items()}
+        data, lengths = task.data("train"), task.lengths("train")
+        size = min(self.config.eval_train, len(data))  # type: ignore[arg-type]
+        for indices in EvalSampler(size, self.config.eval_batch_size, None, lengths).batches:
+            batch = pl_module.transfer_batch_to_device(data[indices], pl_module.device, 0)
+            task.evaluate(pl_module.model, batch, metrics)
+        if trainer.logger is not None:
+            values = {f"train/{name}": metric.compute() for name, metric in metrics.items()}
+            trainer.logger.log_metrics({t: float(v) for t, v in values.items() if is_single(v)}, trainer.global_step)

@@ -1,0 +1,235 @@
+"""The one LightningModule: it trains any task with any attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from attnbench.config import OptimizerConfig
+from attnbench.errors import UsageError
+from attnbench.interfaces import Attention, AttentionMap, Task
+from attnbench.training.batches import batch_size
+from attnbench.training.optimizer import dense_gradient, lr_factor, make_optimizer
+
+MOST_SKIPPED = 20  # updates in a row whose gradient is not finite, before a run gives up
+
+
+class Diverged(UsageError):  # noqa: N818 (as `Interrupted`)
+    """Training has left the numbers that can be computed with."""
+
+
+def penalizes(module: nn.Module) -> bool:
+    """Whether it is an attention module that has a penalty."""
+    return isinstance(module, Attention) and module.penalized
+
+
+@contextmanager
+def penalties(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the penalty of every call, within, of an attention module that has one."""
+    found: list[Tensor] = []
+
+    def ask(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return given, {**options, "need_weights": True}
+
+    def collect(module: nn.Module, given: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        assert isinstance(module, Attention)
+        if (penalty := module.penalty(output[1])) is not None:
+            found.append(penalty)
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if penalizes(module):
+                hooks.enter_context(module.register_forward_pre_hook(ask, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(collect))
+        yield found
+
+
+class Experiment(pl.LightningModule):
+    """A task's host with its slot filled, its loss, its metrics, and the optimizer.
+
+    Validation and test metrics are logged as `val/<metric>` and `test/<metric>`, the loss among them.
+
+    Args:
+        task: what is to be learned.
+        model: its host.
+        optimizer: the update rule.
+        total_steps: of the run.
+        clip: the gradient's largest norm.
+        fused: whether an update is one kernel; not in float16, whose gradients have to be unscaled before it.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        total_steps: int,
+        *,
+        clip: float | None = None,
+        fused: bool = True,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # a batch of Lightning's is several steps
+        self.task, self.model = task, model
+        self.penalized = any(penalizes(module) for module in model.modules())
+        self.optimizer, self.total_steps, self.clip, self.fused = optimizer, total_steps, clip, fused
+        self.stages = nn.ModuleDict(
+            {stage: nn.ModuleDict({"loss": MeanMetric(), **task.metrics()}) for stage in ("val", "test")}
+        )
+        self.values: dict[str, Any] = {}  # of the last validation's or test's metrics, by name
+        self._rng: dict[str, Any] | None = None
+        self._loss = torch.tensor(0.0)  # of the last step
+        self._penalty: Tensor | None = None  # likewise
+        self.skipped, self._in_a_row = 0, 0  # updates whose gradient was not finite
+
+    def training_step(self, batches: Iterator[Any], index: int) -> dict[str, Any]:
+        """Do a chunk of steps: of each the loss, its gradient, the update, and the next rate."""
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        alone = type(self.trainer.strategy) is SingleDeviceStrategy
+        directly = alone and getattr(self.trainer.precision_plugin, "scaler", None) is None
+        steps = examples = 0
+        for batch in batches:
+            optimizer.zero_grad()
+            loss = self.loss(self.transfer_batch_to_device(batch, self.device, 0))
+            if directly:  # without the hooks of Lightning, that nothing here hangs on: a fifth of a millisecond
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.on_before_optimizer_step(optimizer.optimizer)
+                optimizer.optimizer.step()
+                progress.increment_ready()
+                progress.increment_completed()
+            else:
+                self.manual_backward(loss)
+                optimizer.step()
+            schedule.step()
+            steps, examples = steps + 1, examples + batch_size(batch)
+            if self.trainer.received_sigterm:  # which Lightning heeds between two batches of its own
+                break
+        return {"loss": self._loss, "penalty": self._penalty, "steps": steps, "examples": examples}
+
+    def loss(self, batch: Any) -> Tensor:
+        """Give the task's loss, and what the attention adds to it (see `Attention.penalty`)."""
+        if not self.penalized:
+            loss = self.task.loss(self.model, batch)
+        else:
+            with penalties(self.model) as found:
+                loss = self.task.loss(self.model, batch)
+            penalty = torch.stack(found).sum() if found else torch.zeros_like(loss)
+            self._penalty = penalty.detach()
+            loss = loss + penalty
+        self._loss = loss.detach()
+        return loss
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch where it is on a CPU; looking through it for something to move costs time at each step."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient's norm; take a gradient that is not finite away, so that the update changes nothing.
+
+        Raises:
+            Diverged: the loss is not finite, or no gradient has been for `MOST_SKIPPED` steps.
+        """
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.clip is None:  # a sum is finite where a norm is, and takes half its time
+            size = float(sum(p.grad._values().sum() if p.grad.is_sparse else p.grad.sum() for p in trained))
+        else:
+            values = [dense_gradient(parameter) for parameter in trained]
+            size = float(torch.nn.utils.get_total_norm(values, foreach=True))
+        if math.isfinite(size):
+            self._in_a_row = 0
+            if self.clip is not None and size > self.clip:
+                torch._foreach_mul_(values, self.clip / size)
+            return
+        step = self.trainer.global_step + 1
+        if not self._loss.isfinite():
+            raise Diverged(f"the loss of step {step} is {float(self._loss)}")
+        self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
+        if self._in_a_row == MOST_SKIPPED:
+            raise Diverged(f"the gradients of {MOST_SKIPPED} steps in a row, up to step {step}, were not finite")
+        for parameter in trained:
+            parameter.grad = None
+
+    def _update(self, stage: str, batch: Any) -> None:
+        metrics: Any = self.stages[stage]
+        loss = self.task.evaluate(self.model, batch, metrics)
+        metrics["loss"].update(loss, batch_size(batch))
+
+    def _log(self, stage: str) -> None:
+        metrics: Any = self.stages[stage]
+        self.values = {name: metric.compute() for name, metric in metrics.items()}
+        values = {f"{stage}/{name}": value for name, value in self.values.items() if is_single(value)}
+        self.log_dict(values, logger=False)  # Lightning would count its own steps, and draw its own epochs
+        if self.logger is not None:
+            self.logger.log_metrics({tag: float(value) for tag, value in values.items()}, self.trainer.global_step)
+        for metric in metrics.values():
+            metric.reset()
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Update the validation metrics."""
+        self._update("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log("val")
+
+    def test_step(self, batch: Any, index: int) -> None:
+        """Update the test metrics."""
+        self._update("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log("test")
+
+    def maps(self, examples: int) -> list[AttentionMap]:
+        """Give the attention maps of the first validation examples, at most `examples`."""
+        data = self.task.data("val")
+        batch = data[list(range(min(examples, len(data))))]  # type: ignore[arg-type]
+        with torch.no_grad(), torch.random.fork_rng():  # measuring changes nothing that follows
+            return self.task.maps(self.model, self.transfer_batch_to_device(batch, self.device, 0))
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer; its rate is a function of the step alone, so that it survives a resume."""
+        given = self.optimizer
+        optimizer = make_optimizer(self.model, given, fused=self.fused)
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, self.total_steps, given))
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state: dropout after a resume is the dropout that would have been."""
+        checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        checkpoint["skipped"] = self.skipped, self._in_a_row
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the random state until training starts: setting up draws from it."""
+        self._rng = checkpoint["rng"]
+        self.skipped, self._in_a_row = checkpoint.get("skipped", (0, 0))
+
+    def on_train_start(self) -> None:
+        """Take up the random state of the checkpoint; and the config's rate and decay, which may be new."""
+        if self._rng is None:
+            return
+        torch.set_rng_state(self._rng["cpu"].cpu())
+        torch.cuda.set_rng_state_all([state.cpu() for state in self._rng["cuda"]])
+        torch.empty((), dtype=torch.int64).random_()  # as the loader did when the round after the checkpoint began
+        schedule: Any = self.lr_schedulers()
+        schedule.base_lrs = [settings["initial_lr"] for settings in self._settings]
+        share = lr_factor(self.trainer.global_step, self.total_steps, self.optimizer)
+        for group, settings in zip(schedule.optimizer.param_groups, self._settings, strict=True):
+            group.update(settings, lr=settings["initial_lr"] * share)
+
+
+def is_single(value: Any) -> bool:
+    """Tell whether a metric's value is a single number, which can be logged."""
+    return isinstance(value, Tensor) and value.dim() == 0
