@@ -51,33 +51,33 @@ class TrainerConfig:
 
     max_epochs: int = 10  # passes over the training data
     max_steps: int | None = None  # updates; wins over max_epochs
-    batch_size: int = 64  # examples an update, in each process
-    eval_batch_size: int = 500
-    eval_batches: int | None = None  # of each validation and test
+    batch_size: int = 64  # examples in an update, in each process
+    eval_batch_size: int = 500  # examples in a batch of validation and test
+    eval_batches: int | None = None  # batches of each validation and test; null: all
     eval_train: int = 0  # training examples that each validation reads too, for train/<metric>
-    val_every: int | None = None  # updates between validations; null: once a pass
-    stop_at_goal: bool = True  # when validation has had nothing left to gain, twice in a row
-    gradient_clip: float | None = 1.0  # the gradient's largest norm
-    threads: int = 1  # of each process; more only pays for large models
-    accelerator: Accelerator = Accelerator.cpu
-    devices: int = 1
-    strategy: str = "auto"
-    precision: Precision = Precision.float32
+    val_every: int | None = None  # updates between validations; null: once an epoch
+    stop_at_goal: bool = True  # stop once validation has reached the task's goal twice in a row
+    gradient_clip: float | None = 1.0  # largest norm of the gradient; null: no clipping
+    threads: int = 1  # of each process; more pays for large models only
+    accelerator: Accelerator = Accelerator.cpu  # where to compute; auto: a GPU if there is one
+    devices: int = 1  # processes, each on a device of its own
+    strategy: str = "auto"  # how several processes train together, as Lightning names it
+    precision: Precision = Precision.float32  # bfloat16 and float16 are mixed with float32
     log_every: int = 20  # updates between points of a curve
-    images: int = 3  # validation examples drawn at each validation
-    progress_bar: bool = True
-    detect_anomaly: bool = False
+    images: int = 3  # validation examples whose attention is drawn at each validation
+    progress_bar: bool = True  # a bar of the steps on stderr
+    detect_anomaly: bool = False  # stop at the operation that made a NaN; slows training several times
 
 
 @dataclass
 class OptimizerConfig:
     """The update rule and its rate."""
 
-    name: OptimizerName = OptimizerName.adam
-    lr: float = 1e-3
-    weight_decay: float = 0.0
+    name: OptimizerName = OptimizerName.adam  # the update rule
+    lr: float = 1e-3  # learning rate after warm-up, before the schedule lowers it
+    weight_decay: float = 0.0  # decoupled with adamw, else added to the gradient; lazy embeddings do not decay
     lazy: bool = True  # embeddings with sparse gradients are updated only where a step has seen them
-    schedule: Schedule = Schedule.cosine
+    schedule: Schedule = Schedule.cosine  # the rate after warm-up: to zero at the last step, or as `decay` says
     warmup: float = 0.05  # share of the run in which the rate rises from zero
     decay: float = 1e-5  # of inverse_time: the rate is lr / (1 + decay * step)
 
@@ -86,7 +86,7 @@ class OptimizerConfig:
 class RunConfig:
     """A whole run; `attention`, `scoring` and `task` are nodes made from the chosen classes."""
 
-    seed: int = 0
+    seed: int = 0  # of initial weights, of the order of the data, and of all that is random in training
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     attention: Any = None

@@ -99,6 +99,8 @@ class Attention(nn.Module, ABC):
     #: False for a mechanism that does not look at keys one against the other: it has no weights to return, and raises
     #: ValueError when asked for them.
     has_weights: ClassVar[bool] = True
+    #: True for a baseline, that what attention buys is measured against.
+    baseline: ClassVar[bool] = False
     #: "prefix" for a mechanism whose state runs along the keys: it takes padding, the same row for all queries, and
     #: causality, and raises ValueError for any other mask.
     masks: ClassVar[Literal["any", "prefix"]] = "any"

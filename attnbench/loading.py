@@ -42,6 +42,11 @@ class Component:
         """The first line of the docstring."""
         return (inspect.getdoc(self.cls) or "").partition("\n")[0]
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with attnbench."""
+        return self.origin.endswith(" (shipped)")
+
 
 @dataclass(frozen=True)
 class Failure:

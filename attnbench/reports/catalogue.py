@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
 from importlib.resources import files
-from typing import Any
+from typing import Any, get_type_hints
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +19,30 @@ from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, options, shown, takes_score, type_name
+
+#: The families that components are listed by: heading, and which classes belong; the first that holds. A class says so
+#: through its contract, so that anyone's component is listed where it belongs, and no table of names is kept.
+FAMILIES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "scoring": {
+        "scoring=NAME, of query and key": lambda cls: not cls.positional,
+        "scoring=NAME, of query, key and their positions": lambda cls: True,
+    },
+    "attention": {
+        "attention=NAME with any scoring=NAME": takes_score,
+        "attention=NAME, with weights of its own": lambda cls: cls.masks == "any" and not cls.baseline,
+        "attention=NAME, with a state that runs along the keys": lambda cls: not cls.baseline,
+        "attention=NAME, baselines": lambda cls: True,
+    },
+    "task": {"task=NAME": lambda cls: True},
+}
+#: The groups of a run's own options.
+SETTINGS: Mapping[str, type] = {"trainer": TrainerConfig, "optimizer": OptimizerConfig}
+#: The number of a paper, which `list NAME` shows, and a list has no room for.
+PAPER_ID = re.compile(r",? (arXiv:)?\d{4}\.\d{4,5}")
+#: Its authors and year besides, which a narrow terminal has no room for.
+CITATION = re.compile(r" \([^()]*\b(19|20)\d\d\b[^()]*\)")
+#: A field of a dataclass, and the comment behind it.
+COMMENTED = re.compile(r"^    (\w+): [^#]*#\s*(.+)$", re.MULTILINE)
 
 USAGE = """\
 attnbench trains any attention mechanism on any task, and shows where it looked.
@@ -63,27 +89,87 @@ def _presets(group: str) -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in found if entry.name.endswith(".yaml"))
 
 
-def show_list(registry: Registry) -> None:
-    """Print each component: kind, name, what it is, its options with defaults, where it came from; and failures."""
-    console = Console(highlight=False, soft_wrap=True)
+def family(component: Component) -> str:
+    """Return the heading that a component is listed under."""
+    return next(heading for heading, belongs in FAMILIES[component.kind].items() if belongs(component.cls))
+
+
+def families(registry: Registry) -> dict[str, list[Component]]:
+    """Return the components of each family, by its heading, in the order of `FAMILIES`."""
+    components: dict[str, list[Component]] = {heading: [] for by in FAMILIES.values() for heading in by}
     for kind in KINDS:
         for component in registry.of(kind):
-            chosen = "  ".join(str(option) for option in options(component.cls)) or "none"
-            console.print(f"[bold]{kind}={component.name}[/bold]  {escape(component.summary)}")
-            console.print(f"    options: {chosen}", markup=False)
-            console.print(f"    from:    {component.origin}", markup=False, style="dim")
+            components[family(component)].append(component)
+    return {heading: members for heading, members in components.items() if members}
+
+
+def show_list(registry: Registry) -> None:
+    """Print a line for each component, family by family, cut at the terminal's width; and failures."""
+    console = Console(highlight=False, soft_wrap=True)
+    width = max((len(component.name) for component in registry.components.values()), default=0)
+    for heading, components in families(registry).items():
+        console.print(f"[bold]{heading}[/bold]")
+        for component in components:
+            summary = PAPER_ID.sub("", component.summary)
+            if console.is_terminal and len(summary) > (room := console.width - width - 4):
+                summary = CITATION.sub("", summary)
+                summary = summary if len(summary) <= room else summary[: room - 1] + "…"
+            console.print(f"  {component.name:{width}}  {summary}", markup=False)
+            if not component.shipped:
+                console.print(f"  {'':{width}}  from {component.origin}", markup=False, style="dim")
+        console.print()
     for source in registry.disabled:
         console.print(f"disabled: plugin '{source.name}', {source.origin}", markup=False, style="dim")
     for failure in registry.failures:
         console.print(f"failed: {failure}", markup=False, style="red")
+    console.print("list NAME shows equation, source, options, and what it goes with;")
+    console.print(f"{' and '.join(f'list {group}' for group in SETTINGS)} the options of a run.")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An option of a run: its name, its type or the words it may be, its default, and what it sets."""
+
+    name: str
+    type: str
+    default: str
+    description: str
+
+
+def settings(config: type) -> list[Setting]:
+    """Return the options of a dataclass of `attnbench.config`; the comment behind a field describes it."""
+    descriptions, types = dict(COMMENTED.findall(inspect.getsource(config))), get_type_hints(config)
+    return [
+        Setting(option.name, _words(types[option.name]), shown(option.default), descriptions.get(option.name, ""))
+        for option in fields(config)
+    ]
+
+
+def _words(kind: Any) -> str:
+    """Return a type's name, or the words of an enum."""
+    return " | ".join(kind.__members__) if isinstance(kind, type) and issubclass(kind, Enum) else type_name(kind)
+
+
+def show_settings(group: str) -> None:
+    """Print the options of `trainer` or `optimizer`: default, type, and what each sets."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    for setting in settings(SETTINGS[group]):
+        table.add_row(f"{group}.{setting.name}={setting.default}", f"{setting.description} [dim]({setting.type})[/dim]")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"\npresets: {group}={'|'.join(_presets(group))}", markup=False)
 
 
 def show_one(registry: Registry, word: str) -> None:
-    """Print all there is to know of the components of a name, `multihead` or `attention=multihead`.
+    """Print all about the components of a name, `multihead` or `attention=multihead`; or the options of `trainer`.
 
     Raises:
         UsageError: there is none, or two plugins claim the name.
     """
+    if word in SETTINGS:
+        show_settings(word)
+        return
     console = Console(highlight=False, soft_wrap=True)
     for component in _called(registry, word):
         console.print(f"[bold]{component.kind}={component.name}[/bold]  {component.cls.__name__}\n")
@@ -140,6 +226,7 @@ def as_json(registry: Registry, word: str | None) -> dict[str, Any]:
             {
                 "kind": component.kind,
                 "name": component.name,
+                "family": family(component),
                 "summary": component.summary,
                 "docstring": inspect.getdoc(component.cls) or "",
                 "options": [

@@ -19,6 +19,8 @@ class MaxPool(Attention):
     Its context is not weights · value: each feature has a place of its own.
     """
 
+    baseline = True
+
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()
         self.widths = query_dim, key_dim, value_dim

@@ -14,6 +14,8 @@ class Uniform(Attention):
     context = mean of the values that the mask allows
     """
 
+    baseline = True
+
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()
         self.widths = query_dim, key_dim, value_dim
