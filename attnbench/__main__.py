@@ -100,7 +100,7 @@ def check(registry: Registry, arguments: list[str]) -> None:
     taken.add_argument("--device", default="cpu", help="where: cpu, cuda")
     given = taken.parse_args(arguments)
     from attnbench import contract
-    from attnbench.reports.laws import show_laws
+    from attnbench.contract.findings import show_laws
 
     files = [Path(name) for name in given.names if name.endswith(".py")]
     for file in files:

@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from attnbench import Attention, AttentionMap, Task, causal_mask, hide_masked, masked_softmax
 from attnbench.contract import LAWS, check, laws_for, written_in
-from attnbench.contract.trial import Form, Weigh
+from attnbench.contract.findings import Finding, show_laws
+from attnbench.contract.harness import BilinearScore, PlainAttention
 from attnbench.errors import UsageError
 from attnbench.loading import Component
 from attnbench.registry import Registry
-from attnbench.reports.laws import Finding, show_laws
 
 
 class Good(Attention):
@@ -217,12 +217,12 @@ class Picky(Attention):
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 
 
-class Unbroadcast(Form):
+class Unbroadcast(BilinearScore):
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         return torch.bmm(query @ self.W, key.mT) if query.dim() == 3 else query @ self.W @ key.mT
 
 
-class Misfactored(Form):
+class Misfactored(BilinearScore):
     def factor(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         return 2 * query @ self.W, key
 
@@ -286,14 +286,14 @@ def test_a_component_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str,
     finding = found(BROKEN[law], registry, law)
     assert finding.status == "broken", finding
     assert finding.detail
-    good = found(Weigh if law == "scorings" else Good, registry, law)
+    good = found(PlainAttention if law == "scorings" else Good, registry, law)
     assert good.status == "passed", good
 
 
 @pytest.mark.parametrize("law", sorted(BROKEN_SCORES))
 def test_a_score_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str, registry: Registry) -> None:
     assert found(BROKEN_SCORES[law], registry, law, "scoring").status == "broken"
-    assert found(Form, registry, law, "scoring").status == "passed"
+    assert found(BilinearScore, registry, law, "scoring").status == "passed"
 
 
 def test_asked_for_weights_it_has_none_of_a_class_may_not_be_silent(registry: Registry) -> None:

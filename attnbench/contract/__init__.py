@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from attnbench.contract import attention, scoring, task
-from attnbench.contract.trial import Broken, Law, Skipped, Subject, require, said
+from attnbench.contract.findings import Finding
+from attnbench.contract.harness import Broken, Law, Skipped, Subject, require, said
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
-from attnbench.reports.laws import Finding
 
 __all__ = [
     "LAWS",

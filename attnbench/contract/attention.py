@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attnbench.contract.trial import (
+from attnbench.contract.harness import (
     DTYPES,
     MASKS,
     SIZES,

@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from attnbench.contract.attention import IN_ATTENTION
-from attnbench.contract.trial import Law, Subject, agree, cases, finite, require, trying
+from attnbench.contract.harness import Law, Subject, agree, cases, finite, require, trying
 from attnbench.interfaces import ScoringFunction
 
 

@@ -16,20 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.config import OptimizerConfig
-from attnbench.contract.trial import Blind, Form, Law, Recalling, Subject, Weigh, distribution, finite, require, trying
+from attnbench.contract.harness import (
+    BilinearScore,
+    Law,
+    PlainAttention,
+    Recalling,
+    Subject,
+    WeightlessAttention,
+    distribution,
+    finite,
+    require,
+    trying,
+)
 from attnbench.interfaces import Attention, AttentionMap, Split, Task
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
 
 
-def _host(task: Task, kind: type[Attention] = Weigh) -> nn.Module:
+def _host(task: Task, kind: type[Attention] = PlainAttention) -> nn.Module:
     torch.manual_seed(0)
     fill: Any = kind
 
     def make_attention(query_dim: int, key_dim: int, value_dim: int) -> Attention:
         widths = (query_dim, key_dim, value_dim)
-        made: Attention = fill(*widths, Form) if takes_score(fill) else fill(*widths)
+        made: Attention = fill(*widths, BilinearScore) if takes_score(fill) else fill(*widths)
         return made
 
     return task.model(make_attention)
@@ -135,16 +146,16 @@ def _map(drawn: AttentionMap) -> None:
 
 def slots(subject: Subject) -> None:
     """The host takes an attention without weights, drawing no maps; a recurrent one too, if it is stepwise."""
-    kinds: list[type[Attention]] = [Blind, *([Recalling] if subject.component.cls.stepwise else [])]
+    kinds: list[type[Attention]] = [WeightlessAttention, *([Recalling] if subject.component.cls.stepwise else [])]
     task = subject.task
     for kind in kinds:
-        with trying(f"an attention {'without weights' if kind is Blind else 'that is recurrent'}"):
+        with trying(f"an attention {'without weights' if kind is WeightlessAttention else 'that is recurrent'}"):
             model, batch = _host(task, kind), _batch(task, "val", 3)
             finite([task.loss(model, batch)], "the loss")
             with torch.no_grad():
                 task.evaluate(model.eval(), batch, task.metrics())
                 found = task.maps(model, batch)
-            require(not (kind is Blind and found), "it draws maps of weights that are not there")
+            require(not (kind is WeightlessAttention and found), "it draws maps of weights that are not there")
             for drawn in found:
                 _map(drawn)
 
@@ -173,8 +184,8 @@ def checkpoints(subject: Subject) -> None:
     from attnbench.run_folder import typed
 
     assert subject.task  # or it is skipped
-    plain = Component("attention", "plain", Weigh, __name__)
-    form = Component("scoring", "form", Form, __name__)
+    plain = Component("attention", "plain", PlainAttention, __name__)
+    form = Component("scoring", "form", BilinearScore, __name__)
     registry = Registry({**subject.registry.components, ("attention", "plain"): plain, ("scoring", "form"): form})
     few = {"max_steps": 2, "val_every": 2, "eval_batches": 1, "eval_batch_size": 16, "images": 0, "batch_size": 8}
     values = {

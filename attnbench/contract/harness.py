@@ -62,7 +62,7 @@ def trying(where: object) -> Iterator[None]:
         raise Broken(f"{where}: {said(error)}") from error
 
 
-class Weigh(Attention):
+class PlainAttention(Attention):
     """The plainest attention, in which scoring functions are held to the laws."""
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore) -> None:
@@ -86,7 +86,7 @@ class Weigh(Attention):
         return context, None if weights is None else weights.unsqueeze(1)
 
 
-class Blind(Attention):
+class WeightlessAttention(Attention):
     """An attention without weights, to fill a host's slot: the mean."""
 
     has_weights = False
@@ -139,7 +139,7 @@ class Recalling(Attention):
         return weights @ value, weights.unsqueeze(1)
 
 
-class Form(ScoringFunction):
+class BilinearScore(ScoringFunction):
     """A bilinear form, which factors: what attention modules are checked with."""
 
     def __init__(self, query_dim: int, key_dim: int) -> None:
@@ -229,7 +229,7 @@ class Subject:
     @cached_property
     def cls(self) -> type[Attention]:
         """The attention class that is tried: the component's own, or the one that its scores are tried in."""
-        return Weigh if self.component.kind == "scoring" else self.component.cls
+        return PlainAttention if self.component.kind == "scoring" else self.component.cls
 
     @cached_property
     def widths(self) -> Widths:
@@ -271,7 +271,7 @@ class Subject:
     def construct(self, widths: Widths, score: MakeScore | None = None) -> Attention:
         """Make the module, with scores of the form that factors unless others are given."""
         kind: Any = self.cls
-        used = self.component.cls if self.component.kind == "scoring" else score or Form
+        used = self.component.cls if self.component.kind == "scoring" else score or BilinearScore
         made: Attention = kind(*widths, used) if takes_score(kind) else kind(*widths)
         return made
 
