@@ -96,24 +96,33 @@ def check(registry: Registry, arguments: list[str]) -> None:
     Exits with 1 when a law is broken, and shows the smallest case that breaks it.
     """
     taken = parser("check", check)
-    taken.add_argument("names", nargs="*", metavar="NAME", help="a registered name, or a Python file of components")
+    taken.add_argument("names", nargs="*", metavar="NAME", help="a registered name, or a file or folder of components")
     taken.add_argument("--device", default="cpu", help="where: cpu, cuda")
     given = taken.parse_args(arguments)
     from attnbench import contract
     from attnbench.contract.findings import show_laws
 
-    files = [Path(name) for name in given.names if name.endswith(".py")]
-    for file in files:
-        if not file.is_file():
-            raise UsageError(f"{file}: no such file")
-    names = [name for name in given.names if not name.endswith(".py")]
-    registry = Registry.load(*files) if files else registry
-    components = contract.named(registry, names) if names or not files else []
-    components += [component for file in files for component in contract.written_in(registry, file)]
+    known = {component.name for component in registry.components.values()}
+    paths = [Path(name) for name in given.names if name not in known and _is_path(name)]
+    names = [name for name in given.names if Path(name) not in paths]
+    registry = Registry.load(*paths) if paths else registry
+    components = contract.named(registry, names) if names or not paths else []
+    components += [component for path in paths for component in contract.written_in(registry, path)]
     found = contract.check_all(components, registry, given.device)
     show_laws(found, {name: law.__doc__ or "" for c in components for name, law in contract.laws_for(c.kind).items()})
     if any(finding.status == "broken" for findings in found.values() for finding in findings):
         raise SystemExit(1)
+
+
+def _is_path(name: str) -> bool:
+    """Tell whether `check` is asked for a file or folder, and refuse one that is no plugin."""
+    path = Path(name)
+    if path.is_dir() and not (path / "__init__.py").is_file():
+        raise UsageError(f"{path}: it has no __init__.py; a folder is a plugin where that has its hook")
+    named = path.suffix == ".py" or path.name != name
+    if named and not path.exists():
+        raise UsageError(f"{path}: no such file")
+    return named or path.is_dir()
 
 
 def refuse_calls(arguments: list[str]) -> None:

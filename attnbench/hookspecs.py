@@ -10,6 +10,7 @@ A plugin is one file:
     def register_scoring(register):
         register("negated", Negated)
 
+One that is too long for a file is a folder, whose `__init__.py` has the hook and imports the rest relatively.
 Arguments may be added to a hook, and never removed or renamed; a plugin names only those that it uses.
 """
 

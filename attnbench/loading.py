@@ -62,21 +62,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class Source:
-    """Something to load: a file's module, or an installed package's entry point.
+    """Something to load: the module of a file or folder, or an installed package's entry point.
 
     Attributes:
-        name: the file's name without `.py`, or the entry point's: what $ATTNBENCH_DISABLE names.
+        name: the file's name without `.py`, the folder's, or the entry point's: what $ATTNBENCH_DISABLE names.
         origin: where it is, for people.
         shipped: whether it is ours, so that a failure is a bug of ours.
-        load: gives the module or object that has the hooks.
-        file: where it is, if that is known before it is loaded.
+        load: returns the module or object that has the hooks.
+        path: the file or folder, if that is known before it is loaded.
     """
 
     name: str
     origin: str
     shipped: bool
     load: Callable[[], Any]
-    file: Path | None = None
+    path: Path | None = None
 
 
 def load(source: Source) -> list[Component]:
@@ -133,13 +133,11 @@ def _add(found: list[Component], origin: str, kind: str, base: type, name: str, 
     found.append(Component(kind, name, cls, origin))
 
 
-def sources(files: tuple[Path, ...]) -> Iterator[Source]:
-    """Find what there is to load: files in plugin folders, installed packages' entry points, and `files` besides."""
+def sources(paths: tuple[Path, ...]) -> Iterator[Source]:
+    """Find what there is to load: in plugin folders, by installed packages' entry points, and `paths` besides."""
     seen: dict[str, Path] = {}
     for folder in plugins.folders():
-        for path in sorted([*folder.glob("*.py"), *(p for kind in BASES for p in folder.glob(f"{kind}/*.py"))]):
-            if path.name.startswith("_") or not _speaks_of_us(path):
-                continue  # whatever else lies in a folder named plugins is no plugin of ours
+        for path in _plugins_in(folder):
             module = ".".join(["attnbench.plugins", *path.relative_to(folder).with_suffix("").parts])
             shipped = folder.resolve() == SHIPPED and path.parent != folder
             origin = f"{path.relative_to(folder.parent)} (shipped)" if shipped else str(path)
@@ -148,9 +146,9 @@ def sources(files: tuple[Path, ...]) -> Iterator[Source]:
                 load = partial(_refuse, f"it is a link to {path.readlink()}, which is not there: mend or remove it")
             elif not path.stem.isidentifier():
                 word = "".join(letter if letter.isalnum() else "_" for letter in path.stem)
-                load = partial(_refuse, f"'{path.name}' is no module name: rename the file, such as to {word}.py")
+                load = partial(_refuse, f"'{path.name}' is no module name: rename it, such as to {word}{path.suffix}")
             elif module in seen:
-                load = partial(_refuse, f"{seen[module]} has the same file name: rename one of the files")
+                load = partial(_refuse, f"{seen[module]} has the same name: rename one of them")
             else:
                 seen[module] = path
             yield Source(path.stem, origin, shipped, load, path)
@@ -161,11 +159,26 @@ def sources(files: tuple[Path, ...]) -> Iterator[Source]:
     for entry in entries:
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
         yield Source(entry.name, f"{entry.value} ({package})", False, partial(_load_entry, entry))
-    imported = (sys.modules.get(entry.module) for entry in entries)  # they have been loaded by now
-    known = [*seen.values(), *(Path(found.__file__) for found in imported if found and found.__file__)]
-    for path in files:
-        if path.resolve() not in {p.resolve() for p in known}:
-            yield Source(path.stem, str(path), False, partial(_import_file, path), path)
+    modules = (sys.modules.get(entry.module) for entry in entries)  # they have been loaded by now
+    files = [Path(module.__file__) for module in modules if module and module.__file__]
+    loaded = [*seen.values(), *(file.parent if file.name == "__init__.py" else file for file in files)]
+    for path in paths:
+        if not any(path.resolve().is_relative_to(other.resolve()) for other in loaded):
+            yield Source(path.resolve().stem, str(path), False, partial(_import_path, path), path)
+
+
+def _plugins_in(folder: Path) -> list[Path]:
+    """Return the files and folders of a plugin folder, and of its folders for each kind, that are plugins."""
+    places = [folder, *(folder / kind for kind in BASES)]
+    paths = sorted(path for place in places for path in place.glob("*") if path not in places)
+    return [path for path in paths if not path.name.startswith(("_", ".")) and _is_plugin(path)]
+
+
+def _is_plugin(path: Path) -> bool:
+    """Tell whether a file or folder speaks of us: whatever else lies in a folder named plugins is no plugin of ours."""
+    if path.suffix == ".py":
+        return _speaks_of_us(path)
+    return (path / "__init__.py").is_file() and any(map(_speaks_of_us, path.glob("*.py")))
 
 
 def _speaks_of_us(path: Path) -> bool:
@@ -195,12 +208,18 @@ def _load_entry(entry: EntryPoint) -> Any:
         raise
 
 
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"attnbench.plugins.{path.stem}", path)
+def _import_path(path: Path) -> ModuleType:
+    """Import a file or folder that lies anywhere."""
+    stem = path.resolve().stem
+    name = f"attnbench.plugins.{stem}"
+    while name in sys.modules:  # another's
+        name += "_"
+    file, inside = (path / "__init__.py", [str(path)]) if path.is_dir() else (path, None)
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=inside)
     if spec is None or spec.loader is None:
-        raise UnfitError(f"{path} is not a Python file: name it {path.stem}.py")
+        raise UnfitError(f"{path} is not a Python file: name it {stem}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -236,7 +255,9 @@ def _import_cure(error: ImportError, source: Source) -> str | None:
         return f"import from attnbench what is public there; {nearest(wanted, attnbench.__all__)}"
     if not isinstance(error, ModuleNotFoundError):
         return None
-    if source.file is not None and any(source.file.parent.glob(f"{name}.py")):
+    if source.path is not None and any(source.path.glob(f"{name}.py")):
+        return f"it lies in the plugin's folder: write `from . import {name}`"
+    if source.path is not None and any(source.path.parent.glob(f"{name}.py")):
         return f"it lies beside the plugin: write `from attnbench.plugins import {name}`"
     return f"pip install {name.partition('.')[0]}"
 
@@ -248,8 +269,12 @@ def _place(error: BaseException, source: Source) -> str | None:
     while trace is not None:
         places.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
-    own = [place for place in places if source.file is not None and Path(place[0]).name == source.file.name]
-    others = [place for place in places if not place[0].startswith(("<", *MACHINERY))]
-    for file, line in reversed(own or others):
-        return f"{Path(file).name}:{line}"
+    if source.path is not None:
+        home = source.path.resolve()
+        for file, line in reversed(places):
+            if (path := Path(file).resolve()).is_relative_to(home):
+                return f"{path.relative_to(home.parent)}:{line}"
+    for file, line in reversed(places):
+        if not file.startswith(("<", *MACHINERY)):
+            return f"{Path(file).name}:{line}"
     return None

@@ -31,8 +31,8 @@ class Registry:
     disabled: list[Source] = field(default_factory=list)
 
     @classmethod
-    def load(cls, *files: Path) -> Registry:
-        """Load every plugin there is, what ships, folders, entry points, and `files` besides.
+    def load(cls, *paths: Path) -> Registry:
+        """Load every plugin there is, what ships, folders, entry points, and `paths` besides.
 
         $ATTNBENCH_DISABLE=NAME,NAME keeps plugins out, by the name of their file or entry point.
         $ATTNBENCH_STRICT=1 makes a plugin that fails an error, for automated runs that must not go on without it.
@@ -43,7 +43,7 @@ class Registry:
         """
         registry = cls()
         disabled = {name.strip() for name in os.environ.get("ATTNBENCH_DISABLE", "").split(",")}
-        for source in sources(files):
+        for source in sources(paths):
             if source.name in disabled:
                 registry.disabled.append(source)
             else:

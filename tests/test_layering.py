@@ -31,8 +31,10 @@ ORDER = [
     "contract",
     "__main__",
 ]
+#: What a plugin may import beside `attnbench` itself.
+PUBLIC = ("hosts", "chunkwise", "sampling", "downloads")
 CORE = sorted((ROOT / "attnbench").rglob("*.py"))
-PLUGINS = sorted(path for path in (ROOT / "plugins").glob("*/*.py"))
+PLUGINS = sorted([*(ROOT / "plugins").glob("*/*.py"), *(ROOT / "plugins").glob("*/*/**/*.py")])
 
 
 def imports(path: Path) -> set[str]:
@@ -64,33 +66,26 @@ def test_the_core_imports_no_plugin_by_name(path):
     assert not {name for name in imports(path) if name.startswith("attnbench.plugins.")}
 
 
-def neighbour(path):
-    """How the private files of a plugin begin, `_memory_` for memory.py and for those files themselves."""
-    return f"_{path.stem.removeprefix('_').partition('_')[0]}_" if path.stem.startswith("_") else f"_{path.stem}_"
+def relative(path: Path) -> list[ast.ImportFrom]:
+    return [s for s in ast.walk(ast.parse(path.read_text())) if isinstance(s, ast.ImportFrom) and s.level]
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_plugin_imports_the_public_api_only(path):
-    private = f"attnbench.plugins.{path.parent.name}.{neighbour(path)}"  # a plugin too long for one file has some
-    ours = {name for name in imports(path) if name.startswith("attnbench.") and not name.startswith(private)}
-    inner = {name for name in ours if name.count(".") > 1}
-    modules = {name.split(".")[1] for name in ours}
     import attnbench
 
-    beside = {
-        statement.module
-        for statement in ast.walk(ast.parse(path.read_text()))
-        if isinstance(statement, ast.ImportFrom) and statement.level
-    }
-    assert not inner
-    assert all(name.startswith(neighbour(path)) for name in beside), "a plugin's own private neighbours only"
-    assert modules <= set(attnbench.__all__)
+    ours = {name for name in imports(path) if name.partition(".")[0] == "attnbench"} - {"attnbench"}
+    public = {f"attnbench.{name}" for name in (*attnbench.__all__, *PUBLIC)}
+    assert all(name in public or name.rpartition(".")[0] in {f"attnbench.{room}" for room in PUBLIC} for name in ours)
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_of_other_files_a_plugin_imports_only_private_ones_of_its_own_name(path):
-    near = [s for s in ast.walk(ast.parse(path.read_text())) if isinstance(s, ast.ImportFrom) and s.level]
-    assert all(s.level == 1 and (s.module or "").startswith(neighbour(path)) for s in near)
+def test_of_other_files_a_plugin_imports_only_those_of_its_own_folder(path):
+    depth = len(path.relative_to(ROOT / "plugins").parts) - 2  # of the plugin's folder above the file; 0: it has none
+    neighbour = f"_{path.stem.removeprefix('_').partition('_')[0]}_" if depth == 0 else ""
+    for statement in relative(path):
+        assert statement.level <= max(depth, 1)
+        assert depth or (statement.module or "").startswith(neighbour)
 
 
 @pytest.mark.parametrize("command", ["--help", "list"])

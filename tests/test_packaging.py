@@ -6,19 +6,25 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+TEXTS = {".py", ".yaml", ".c", ".md", ".html", ".txt", ".typed"}
 SHIPPED = {
     f"attnbench/{path.relative_to(ROOT)}"
     for folder in ("plugins", "conf")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".yaml", ".c")
+    if path.suffix in TEXTS
 }
+CORE = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "attnbench").rglob("*")
+    if path.suffix in TEXTS and "pytest_attnbench" not in path.parts
+} | {"attnbench/py.typed"}
 
 
-def test_the_wheel_holds_every_plugin_and_configuration(built):
+def test_the_wheel_holds_the_core_every_plugin_and_every_configuration(built):
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert names >= SHIPPED
-    assert {"attnbench/py.typed", "attnbench/reports/page.html"} <= names
+    assert not (SHIPPED | CORE) - names
+    assert not [name for name in names if "__pycache__" in name]
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "conf/"))]
 
 

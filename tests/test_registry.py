@@ -184,7 +184,7 @@ BROKEN = {
         "import attnbench.additive\n" + scoring("mine"),
         "import from attnbench what is public there; there are: Attention,",
     ),
-    "not-a-module.name": ("import attnbench\n", "'not-a-module.name.py' is no module name: rename the file, such as"),
+    "not-a-module.name": ("import attnbench\n", "'not-a-module.name.py' is no module name: rename it, such as"),
     "bad_recipe": (
         """
         from attnbench import Task, hookimpl
@@ -220,13 +220,41 @@ BROKEN = {
 }  # fmt: skip
 
 
+BROKEN_FOLDERS = {
+    "breaks_inside": (
+        {"__init__.py": "from .inner import *\n", "inner.py": "import attnbench\n\n1 / 0\n"},
+        "ZeroDivisionError: division by zero (breaks_inside/inner.py:3): mend it, or set ATTNBENCH_DISABLE=breaks",
+    ),
+    "needs_inner": (
+        {"__init__.py": "import inner\n" + scoring("mine"), "inner.py": ""},
+        "No module named 'inner' (needs_inner/__init__.py:1): it lies in the plugin's folder: write `from . import",
+    ),
+    "hook_in_another_file": (
+        {"__init__.py": "from . import inner\n", "inner.py": scoring("mine")},
+        "it has no hook: write `@hookimpl` above `def register_scoring(register)`",
+    ),
+    "not-a-word": ({"__init__.py": scoring("mine")}, "'not-a-word' is no module name: rename it, such as to not_a_wo"),
+}
+
+
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every broken plugin at once, in a folder, a second folder and three packages, among some that work."""
     top = tmp_path_factory.mktemp("zoo")
     for name, (text, _) in BROKEN.items():
         write(top / "first" / f"{name}.py", text)
+    for name, (files, _) in BROKEN_FOLDERS.items():
+        for file, text in files.items():
+            write(top / "first" / name / file, text)
     write(top / "first" / "works.py", scoring("works", "width: int = 3"))
+    write(top / "first" / "whole" / "__init__.py", "from .inner import register_scoring\n")
+    write(top / "first" / "whole" / "inner.py", scoring("whole"))
+    write(top / "first" / "no_folder_of_ours" / "__init__.py", "raise SystemExit('never imported')\n")
+    write(top / "first" / "no_package" / "inner.py", "raise SystemExit('never imported: attnbench')\n")
+    write(top / "second" / "scoring" / "in_group" / "__init__.py", scoring("in_group"))
+    write(top / "second" / "whole" / "__init__.py", scoring("whole_again"))
+    write(top / "second" / "both" / "__init__.py", scoring("both"))
+    write(top / "second" / "both.py", scoring("both_again"))
     write(top / "first" / "no_plugin_of_ours.py", "raise SystemExit('never imported')\n")
     write(top / "second" / "works.py", scoring("works_too"))
     write(top / "second" / "taken_again.py", scoring("works_here"))
@@ -285,14 +313,48 @@ def test_what_works_works_beside_everything_broken(zoo: Path, listed: Mapping[st
 
 
 def test_only_what_is_broken_is_reported(listed: Mapping[str, object]) -> None:
-    others = {"works", "here", "dangling", "gone", "no_module", "no_object", "lacking"}
-    assert set(failures(listed)) == set(BROKEN) | others
+    others = {
+        "whole",
+        "both",
+        *BROKEN_FOLDERS,
+        "works",
+        "here",
+        "dangling",
+        "gone",
+        "no_module",
+        "no_object",
+        "lacking",
+    }
+    assert set(failures(listed)) == {*BROKEN, *BROKEN_FOLDERS} | others
 
 
 def test_two_folders_with_one_file_name_name_both(zoo: Path, listed: Mapping[str, object]) -> None:
     origin, reason = failures(listed)["works"]
     assert origin == str(zoo / "second" / "works.py")
-    assert reason == f"{zoo}/first/works.py has the same file name: rename one of the files"
+    assert reason == f"{zoo}/first/works.py has the same name: rename one of them"
+
+
+@pytest.mark.parametrize("name", BROKEN_FOLDERS)
+def test_a_broken_folder_is_one_line_that_says_where(name: str, listed: Mapping[str, object]) -> None:
+    assert BROKEN_FOLDERS[name][1] in failures(listed)[name][1]
+
+
+def test_a_folder_is_a_plugin_as_a_file_is(zoo: Path, listed: Mapping[str, object]) -> None:
+    found = origins(listed)
+    assert found["scoring=whole"] == str(zoo / "first" / "whole")
+    assert found["scoring=in_group"] == str(zoo / "second" / "scoring" / "in_group")
+    assert not any("no_folder_of_ours" in origin or "no_package" in origin for origin in found.values())
+
+
+def test_a_folder_and_a_file_of_one_name_name_both(zoo: Path, listed: Mapping[str, object]) -> None:
+    assert failures(listed)["whole"] == (
+        f"{zoo}/second/whole",
+        f"{zoo}/first/whole has the same name: rename one of them",
+    )
+    assert failures(listed)["both"] == (
+        f"{zoo}/second/both.py",
+        f"{zoo}/second/both has the same name: rename one of them",
+    )
 
 
 def test_a_name_claimed_twice_belongs_to_neither(zoo: Path, listed: Mapping[str, object]) -> None:
@@ -376,3 +438,29 @@ def test_the_file_of_an_installed_plugin_is_checked_as_that_plugin(tmp_path: Pat
     done = call(tmp_path, "check", "good_module.py", PYTHONPATH=str(tmp_path))
     assert "is not loaded" not in done.stderr
     assert "scoring=packaged" in done.stdout
+
+
+@pytest.mark.parametrize(("folder", "named"), [("", "elsewhere/mine"), ("elsewhere", "mine"), ("elsewhere/mine", ".")])
+def test_a_folder_anywhere_is_checked(folder, named, cli, tmp_path, monkeypatch) -> None:
+    write(tmp_path / "elsewhere" / "mine" / "__init__.py", "from .inner import register_scoring\n")
+    write(tmp_path / "elsewhere" / "mine" / "inner.py", scoring("mine"))
+    checked = []
+    monkeypatch.setattr("attnbench.contract.check_all", lambda components, *_: checked.extend(components) or {})
+    monkeypatch.chdir(tmp_path / folder)
+    assert cli("check", named).code == 0
+    assert [(component.name, component.cls.__module__.rpartition(".")[2]) for component in checked] == [
+        ("mine", "inner")
+    ]
+
+
+def test_a_folder_that_is_no_plugin_is_told_so(cli, tmp_path) -> None:
+    write(tmp_path / "empty" / "inner.py", scoring("mine"))
+    line = "attnbench: empty: it has no __init__.py; a folder is a plugin where that has its hook\n"
+    assert cli("check", "empty").err == line
+    assert cli("check", "elsewhere/none").err == "attnbench: elsewhere/none: no such file\n"
+
+
+def test_a_folder_is_disabled_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "plugins" / "scoring" / "mine" / "__init__.py", scoring("mine"))
+    done = call(tmp_path, "list", ATTNBENCH_DISABLE="mine")
+    assert f"disabled: plugin 'mine', {tmp_path}/plugins/scoring/mine" in done.stdout

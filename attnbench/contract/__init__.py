@@ -64,7 +64,7 @@ def named(registry: Registry, names: Iterable[str]) -> list[Component]:
 
 
 def written_in(registry: Registry, file: Path) -> list[Component]:
-    """Find the components that a file brought.
+    """Find the components that a file, or a folder, brought.
 
     Raises:
         UsageError: one of its components, or all of them, are not registered, and why.
@@ -80,9 +80,13 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
         if any(map(same, origins)):
             registry.get(*key)
     for source in registry.disabled:
-        if source.file is not None and same(source.file):
+        if source.path is not None and same(source.path):
             raise UsageError(f"{file}: ATTNBENCH_DISABLE keeps plugin '{source.name}' out")
-    found = [c for c in registry.components.values() if same(c.origin) or same(inspect.getfile(c.cls))]
+    found = [
+        component
+        for component in registry.components.values()
+        if same(component.origin) or Path(inspect.getfile(component.cls)).resolve().is_relative_to(file.resolve())
+    ]
     if not found:
         raise UsageError(f"{file}: it brings no component; `list` says which there are, from where, and what failed")
     return found
