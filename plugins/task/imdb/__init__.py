@@ -1,0 +1,13 @@
+"""Sentiment of film reviews: words in, positive or negative out."""
+
+from attnbench import Register, hookimpl
+
+from .task import Imdb
+
+__all__ = ["Imdb", "register_task"]
+
+
+@hookimpl
+def register_task(register: Register) -> None:
+    """Contribute `imdb`."""
+    register("imdb", Imdb)
