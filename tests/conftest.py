@@ -25,7 +25,7 @@ with install_import_hook(
     Registry.load()
 
 import torch
-from attnbench.plugins.task import _imdb_data
+from attnbench.plugins.task.imdb import archive as imdb_archive
 
 from attnbench.__main__ import main
 
@@ -51,8 +51,8 @@ def small_reviews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     archive = reviews.write(folder / "small.tar.gz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNBENCH_DATA", str(folder / "cache"))
-        patch.setattr(_imdb_data, "PER_LABEL", reviews.PER_LABEL)
-        patch.setattr(_imdb_data, "fetch", lambda folder: archive)
+        patch.setattr(imdb_archive, "PER_LABEL", reviews.PER_LABEL)
+        patch.setattr(imdb_archive, "fetch", lambda folder: archive)
         yield archive
 
 

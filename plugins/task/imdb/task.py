@@ -36,6 +36,7 @@ VOCABULARY = "vocabulary.npz"
 
 log = logging.getLogger("attnbench.imdb")
 
+
 class Imdb(Task):
     """Sentiment of IMDB's film reviews: 25,000 to train on, 25,000 to test on (Maas et al. 2011, ACL).
 
