@@ -5,7 +5,7 @@ from pathlib import Path
 if (Path(__file__).parent.parent / "pyproject.toml").is_file():  # a checkout: conf/ and plugins/ lie beside this folder
     __path__.append(str(Path(__file__).parent.parent))
 
-from attnbench import downloads, sampling
+from attnbench import downloads, hosts, sampling
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
@@ -14,6 +14,7 @@ from attnbench.interfaces import (
     MakeAttention,
     MakeScore,
     Prediction,
+    Published,
     ScoringFunction,
     Split,
     Task,
@@ -31,6 +32,8 @@ from attnbench.masking import (
     valid_lengths_to_mask,
 )
 from attnbench.registry import build
+from attnbench.sampling import Draws
+from attnbench.tokens import Sequences, TokenBatch, TokenTask
 
 __version__ = "0.1.0"
 
@@ -38,14 +41,19 @@ __all__ = [
     "NORMALISERS",
     "Attention",
     "AttentionMap",
+    "Draws",
     "MakeAttention",
     "MakeScore",
     "Normaliser",
     "Prediction",
+    "Published",
     "Register",
     "ScoringFunction",
+    "Sequences",
     "Split",
     "Task",
+    "TokenBatch",
+    "TokenTask",
     "UsageError",
     "attend",
     "build",
@@ -54,6 +62,7 @@ __all__ = [
     "fused_attention",
     "hide_masked",
     "hookimpl",
+    "hosts",
     "masked_entmax15",
     "masked_softmax",
     "masked_sparsemax",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -241,6 +241,22 @@ class Prediction:
     looked: AttentionMap | None = None
 
 
+class Published(NamedTuple):
+    """A number that others have measured on a task.
+
+    Attributes:
+        number: with its unit: "accuracy .79".
+        source: authors, year, arXiv number, table.
+        setting: of what mechanism, at which sizes.
+        differs: what is different there.
+    """
+
+    number: str
+    source: str
+    setting: str
+    differs: str
+
+
 class Task(ABC):
     """Something to be solved with attention: data, a host model with a slot, metrics: `__init__(*, options...)`.
 
@@ -255,6 +271,10 @@ class Task(ABC):
     primary: ClassVar[str]
     mode: ClassVar[Literal["max", "min"]] = "max"
     goal: ClassVar[float] = 1.0
+    #: The primary metric's value by chance, or of a control without attention; None where it is not known.
+    floor: float | None = None
+    #: What others have measured on this task.
+    published: ClassVar[tuple[Published, ...]] = ()
     #: True if the host calls attention one query at a time when it is recurrent, and hands it `previous`.
     stepwise: ClassVar[bool] = False
     #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.

@@ -1,0 +1,343 @@
+"""Next-token tasks: a generator of tokens makes a whole task."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from attnbench.errors import UsageError, first_line
+from attnbench.hosts.transformer import Positions, Transformer
+from attnbench.interfaces import AttentionMap, MakeAttention, Prediction, Split, Task
+from attnbench.sampling import Draws
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+TRAIN, VAL, TEST = 0, 1, 2  # streams of random numbers; test slice s has stream TEST + s
+NOWHERE = -1  # the truth of a place whose answer stands nowhere
+
+
+class Sequences(NamedTuple):
+    """What a generator returns; B sequences of L tokens.
+
+    Attributes:
+        tokens: what is read.
+        targets: what is to be written at each place; any token where nothing is scored.
+        scored: which places count, in training and in evaluation.
+        truth: the place that holds each target, -1 where none does; None where the task does not know.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    targets: Int[Tensor, "B L"]
+    scored: Bool[Tensor, "B L"]
+    truth: Int[Tensor, "B L"] | None = None
+
+
+class TokenBatch(NamedTuple):
+    """Sequences as `Sequences` has them, padded behind with tokens 0; and of which slice each is, [B], 0 the task's."""
+
+    tokens: Int[Tensor, "B L"]
+    targets: Int[Tensor, "B L"]
+    scored: Bool[Tensor, "B L"]
+    truth: Int[Tensor, "B L"]
+    slice: Int[Tensor, " B"]
+
+
+class Generated(Dataset[TokenBatch]):
+    """Examples made when asked for: `size` of each part, one part after the other.
+
+    Args:
+        parts: tasks that generate; a test's slices.
+        size: how many examples of each.
+        seed: of the draws.
+        stream: of the first part's draws; the next part has the next.
+    """
+
+    def __init__(self, parts: Sequence[TokenTask], size: int, *, seed: int, stream: int) -> None:
+        self.parts, self.size, self.seed, self.stream = parts, size, seed, stream
+
+    def __len__(self) -> int:
+        return self.size * len(self.parts)
+
+    def __getitem__(self, indices: list[int]) -> TokenBatch:
+        numbers = [index // self.size for index in indices]
+        made = [self._of(number, indices, numbers) for number in dict.fromkeys(numbers)]
+        if len(made) == 1:
+            return made[0]
+        longest = max(batch.tokens.shape[1] for batch in made)
+        fields = zip(*(_padded(batch, longest) for batch in made), strict=True)
+        order = torch.tensor([i for n in dict.fromkeys(numbers) for i, m in enumerate(numbers) if m == n]).argsort()
+        return TokenBatch(*(torch.cat(field)[order] for field in fields))
+
+    def _of(self, number: int, indices: list[int], numbers: list[int]) -> TokenBatch:
+        own = [i - number * self.size for i, n in zip(indices, numbers, strict=True) if n == number]
+        made = self.parts[number].generate(Draws(self.seed, own, stream=self.stream + number))
+        truth = torch.full_like(made.tokens, NOWHERE) if made.truth is None else made.truth
+        return TokenBatch(made.tokens, made.targets, made.scored, truth, torch.full((len(own),), number))
+
+
+def _padded(batch: TokenBatch, length: int) -> TokenBatch:
+    behind = (0, length - batch.tokens.shape[1])
+    tokens, targets = (F.pad(field, behind) for field in (batch.tokens, batch.targets))
+    return TokenBatch(
+        tokens, targets, F.pad(batch.scored, behind), F.pad(batch.truth, behind, value=NOWHERE), batch.slice
+    )
+
+
+class TokenTask(Task):
+    """A next-token task: its author writes `generate`, and has all the rest.
+
+    For instance recall, with 2 pairs; `-` is not scored:
+
+        tokens   a 7 c 3 . c . a
+        targets  - - - - - 3 - 7
+        truth    - - - - - 3 - 1
+
+    Training data are fresh at each step, a function of (run's seed, step); validation and test data are the same for
+    all seeds. The host is a causal `Transformer`. Logits are computed only where something is scored.
+
+    A subclass keeps each option of its constructor in an attribute of the same name (as `dataclasses.replace` and
+    scikit-learn's `clone` want it), and calls `super().__init__` with the number of its tokens and what it wants to set
+    of the host; which of the host's options are the user's, its own signature says. It writes
+
+        generate(draws)    sequences, targets, which places are scored, and where the answer stands if that is known
+        slices()           further test data: name -> changed options, {"longer": {"length": 128}}; measured apart
+        label(token)       what a token is called in pictures and texts
+        encode(text)       tokens of a typed text, so that `predict` answers; and `answer_length(tokens)` if not 1
+        measure(...)       other values than `accuracy`, listed in `measures`
+
+    Args:
+        num_tokens: V, how many different tokens there are.
+        width: of the host.
+        layers: of the host; how many blocks.
+        mlp: hidden units of the feed-forward, in multiples of the width; 0 for none.
+        conv: how many inputs a causal convolution before the attention sees; 0 for none.
+        positions: none, learned or sinusoidal.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "defaults": [{"override /attention": "multihead"}, {"override /scoring": "scaled_dot"}],
+        "trainer": {"max_steps": 300, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
+        "optimizer": {"name": "adamw", "lr": 1e-2, "warmup": 0.1},
+    }
+    primary = "accuracy"
+    fresh: ClassVar[bool] = True
+    seed: int = 0
+    #: What `measure` returns, by name; of each, the test also tells every slice's, `<name>_<slice>`.
+    measures: ClassVar[tuple[str, ...]] = ("accuracy",)
+    #: Whether `sequence_accuracy` is measured, the share of sequences that are right at every scored place.
+    whole_sequences: ClassVar[bool] = False
+    #: How many examples validation has, and each slice of the test.
+    val_examples: ClassVar[int] = 1_000
+    test_examples: ClassVar[int] = 2_000
+
+    def __init__(
+        self,
+        num_tokens: int,
+        *,
+        width: int = 32,
+        layers: int = 1,
+        mlp: int = 0,
+        conv: int = 0,
+        positions: Positions = "none",
+    ) -> None:
+        self.num_tokens, self.width, self.layers = num_tokens, width, layers
+        self.mlp, self.conv, self.positions = mlp, conv, positions
+
+    @abstractmethod
+    def generate(self, draws: Draws) -> Sequences:
+        """Return `len(draws)` sequences made of these random numbers alone, all of one length: pad behind."""
+
+    def slices(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the test's slices beside the task as it is: name -> the options that are different there."""
+        return {}
+
+    def label(self, token: int) -> str:
+        """Return what a token is called."""
+        return str(token)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text that a user has typed; raise UsageError where it has none.
+
+        Raises:
+            NotImplementedError: the task has no answers for texts.
+        """
+        raise NotImplementedError
+
+    def answer_length(self, tokens: Sequence[int]) -> int:
+        """Return how many tokens answer a text of these."""
+        return 1
+
+    def measure(self, logits: Float[Tensor, "N V"], batch: TokenBatch) -> Mapping[str, Float[Tensor, " N"]]:
+        """Return what is measured at each of the N scored places, row by row: the mean over a slice is its metric."""
+        return {"accuracy": (logits.argmax(dim=-1) == batch.targets[batch.scored]).float()}
+
+    def variant(self, name: str, options: Mapping[str, Any]) -> TokenTask:
+        """Return this task with other options.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        parameters = inspect.signature(type(self)).parameters
+        if unknown := [option for option in options if option not in parameters]:
+            raise TypeError(f"{type(self).__name__}.slices: {name} changes {unknown[0]}, which is no option")
+        try:
+            return type(self)(**{option: getattr(self, option) for option in parameters} | dict(options))
+        except ValueError as error:
+            raise ValueError(f"the slice {name} ({_listed(options)}) does not fit: {first_line(error)}") from error
+
+    def variants(self) -> list[TokenTask]:
+        """Return the tasks of the test: this one, and one for each slice."""
+        return [self, *(self.variant(name, options) for name, options in self.slices().items())]
+
+    def data(self, split: Split) -> Dataset[Any]:
+        """Return a split: training data go by the run's seed, the others are always the same."""
+        if split == "train":
+            return Generated([self], 2**20, seed=self.seed, stream=TRAIN)
+        if split == "val":
+            return Generated([self], self.val_examples, seed=0, stream=VAL)
+        variants = self.variants()
+        for variant in variants[1:]:
+            variant.prepare()
+        return Generated(variants, self.test_examples, seed=0, stream=TEST)
+
+    def model(self, make_attention: MakeAttention) -> nn.Module:
+        """Build the host.
+
+        Raises:
+            ValueError: the options do not fit, those of a slice do not, or the attention is not causal.
+        """
+        longest = None
+        if self.positions == "learned":
+            longest = max(variant.generate(Draws(0, [0])).tokens.shape[1] for variant in self.variants())
+        else:
+            self.variants()
+        model = Transformer(
+            make_attention,
+            nn.Embedding(self.num_tokens, self.width),
+            self.num_tokens,
+            width=self.width,
+            layers=self.layers,
+            mlp=self.mlp,
+            conv=self.conv,
+            positions=self.positions,
+            max_length=longest,
+        )
+        _refuse_acausal(model)
+        return model
+
+    def loss(self, model: nn.Module, batch: TokenBatch) -> Float[Tensor, ""]:
+        """Cross-entropy of the scored places (nats)."""
+        return _cross_entropy(model(batch.tokens, batch.scored), batch)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Each of `measures`, and of each slice `<name>_<slice>`; a slice that no example is of is left out."""
+        from attnbench.slice_mean import SliceMean
+
+        names = (*self.measures, *(["sequence_accuracy"] if self.whole_sequences else []))
+        return {f"{name}{suffix}": SliceMean() for name in names for suffix in self._suffixes()}
+
+    def _suffixes(self) -> list[str]:
+        return ["", *(f"_{name}" for name in self.slices())]
+
+    def evaluate(self, model: nn.Module, batch: TokenBatch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
+        """Measure the scored places, slice by slice."""
+        logits = model(batch.tokens, batch.scored)
+        rows = batch.scored.nonzero()[:, 0]
+        for name, values in self.measure(logits, batch).items():
+            self._update(metrics, name, values, batch.slice[rows])
+        if self.whole_sequences:
+            wrong = (logits.argmax(dim=-1) != batch.targets[batch.scored]).float()
+            right = torch.zeros(len(batch.slice), device=wrong.device).index_add(0, rows, wrong) == 0
+            self._update(metrics, "sequence_accuracy", right.float(), batch.slice)
+        return _cross_entropy(logits, batch)
+
+    def _update(self, metrics: Mapping[str, Metric], name: str, values: Tensor, of_slice: Tensor) -> None:
+        for number, suffix in enumerate(self._suffixes()):
+            metrics[f"{name}{suffix}"].update(values[of_slice == number])
+
+    def maps(self, model: nn.Module, batch: TokenBatch) -> list[AttentionMap]:
+        """Weights of the last layer, all heads; rows and columns are the tokens. None of a mechanism without."""
+        assert isinstance(model, Transformer)
+        logits, weights = model.with_weights(batch.tokens, batch.scored)
+        if not weights:
+            return []
+        length = batch.tokens.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=batch.tokens.device).tril()
+        known = bool((batch.truth != NOWHERE).any())
+        truth = batch.truth.unsqueeze(-1) == torch.arange(length, device=batch.truth.device)
+        titles = self._lines(batch, logits.argmax(dim=-1))
+        labels = [[self.label(token) for token in tokens] for tokens in batch.tokens.tolist()]
+        return [
+            AttentionMap(weights[-1][i], labels[i], labels[i], causal, titles[i], truth[i] if known else None)
+            for i in range(len(labels))
+        ]
+
+    def texts(self, model: nn.Module, batch: TokenBatch) -> list[str]:
+        """Each sequence, what was written at its scored places, and what was right if that differs."""
+        return self._lines(batch, model(batch.tokens, batch.scored).argmax(dim=-1))
+
+    def _lines(self, batch: TokenBatch, written: Int[Tensor, " N"]) -> list[str]:
+        counts = batch.scored.sum(dim=1).tolist()
+        lines = []
+        for tokens, got, right in zip(
+            batch.tokens, written.split(counts), batch.targets[batch.scored].split(counts), strict=True
+        ):
+            line = f"{self._labels(tokens)} → {self._labels(got)}"
+            lines.append(line if torch.equal(got, right) else f"{line} (right: {self._labels(right)})")
+        return lines
+
+    def _labels(self, tokens: Tensor) -> str:
+        return " ".join(self.label(token) for token in tokens.tolist())
+
+    def predict(self, model: nn.Module, text: str) -> Prediction:
+        """Answer a typed text: its likeliest next tokens, and where the first was looked for."""
+        assert isinstance(model, Transformer)
+        typed = self.encode(text)
+        if not typed:
+            raise UsageError("predict: the text has no tokens")
+        tokens, probability, looked = list(typed), 1.0, None
+        for _ in range(self.answer_length(typed)):
+            logits, weights = model.with_weights(torch.tensor([tokens], device=next(model.parameters()).device))
+            if weights and looked is None:
+                labels = [self.label(token) for token in tokens]
+                looked = AttentionMap(weights[-1][0, :, -1:], labels[-1:], labels, title=text)
+            best, token = logits[0, -1].softmax(dim=-1).max(dim=-1)
+            probability *= float(best)
+            tokens.append(int(token))
+        return Prediction(" ".join(map(self.label, tokens[len(typed) :])), probability, looked)
+
+
+def _cross_entropy(logits: Float[Tensor, "N V"], batch: TokenBatch) -> Float[Tensor, ""]:
+    targets = batch.targets[batch.scored]
+    return F.cross_entropy(logits, targets, reduction="sum") / max(1, len(targets))
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _refuse_acausal(model: Transformer) -> None:
+    """Ask the model a sequence of two, which a mechanism that cannot be causal refuses.
+
+    Raises:
+        ValueError: in one line, with what would fit.
+    """
+    advice = "a next-token task needs a causal attention, such as attention=multihead scoring=scaled_dot"
+    if any(getattr(module, "recurrent", False) for module in model.modules()):
+        raise ValueError(f"{advice}; this one is asked one query after the other")
+    parameter = next(model.parameters())
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()(torch.zeros(1, 2, dtype=torch.long, device=parameter.device))
+    except ValueError as error:
+        raise ValueError(f"{advice}: {first_line(error)}") from error
+    model.train()
