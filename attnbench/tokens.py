@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 TRAIN, VAL, TEST = 0, 1, 2  # streams of random numbers; test slice s has stream TEST + s
+EMBEDDING_STD = 0.02  # as GPT-2 begins: what attention writes then soon outweighs what a token is
 NOWHERE = -1  # the truth of a place whose answer stands nowhere
 
 
@@ -220,9 +221,11 @@ class TokenTask(Task):
             longest = max(variant.generate(Draws(0, [0])).tokens.shape[1] for variant in self.variants())
         else:
             self.variants()
+        embed = nn.Embedding(self.num_tokens, self.width)
+        nn.init.normal_(embed.weight, std=EMBEDDING_STD)
         model = Transformer(
             make_attention,
-            nn.Embedding(self.num_tokens, self.width),
+            embed,
             self.num_tokens,
             width=self.width,
             layers=self.layers,
@@ -230,6 +233,7 @@ class TokenTask(Task):
             conv=self.conv,
             positions=self.positions,
             max_length=longest,
+            position_scale=EMBEDDING_STD,
         )
         _refuse_acausal(model)
         return model
@@ -289,7 +293,7 @@ class TokenTask(Task):
         counts = batch.scored.sum(dim=1).tolist()
         lines = []
         for tokens, got, right in zip(
-            batch.tokens, written.split(counts), batch.targets[batch.scored].split(counts), strict=True
+            batch.tokens, torch.split(written, counts), torch.split(batch.targets[batch.scored], counts), strict=True
         ):
             line = f"{self._labels(tokens)} → {self._labels(got)}"
             lines.append(line if torch.equal(got, right) else f"{line} (right: {self._labels(right)})")

@@ -38,7 +38,7 @@ def attend(
     A recurrent mechanism returns its weights in any case: it moves by them.
     """
     if not attention.recurrent:
-        return _call(attention, query, key, value, mask, causal, need_weights)
+        return attention(query, key, value, mask, causal=causal, need_weights=need_weights)
     contexts, weights, state = [], [], Unrolled()
     for i, one in enumerate(torch.split(query, 1, dim=1)):
         row = None if mask is None else mask if mask.shape[1] == 1 else mask[:, i : i + 1]
@@ -78,20 +78,3 @@ def attend_next(
     if query.shape[1] > 1:
         context, weights = context[:, -1:], None if weights is None else weights[:, :, -1:]
     return context, Unrolled(weights, queries)
-
-
-def _call(
-    attention: Attention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    need_weights: bool,
-) -> tuple[Tensor, Tensor | None]:
-    if "causal" in attention.forward.__annotations__:
-        return attention(query, key, value, mask, causal=causal, need_weights=need_weights)  # type: ignore[call-arg]
-    if causal:
-        lower = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool, device=query.device).tril()
-        mask = lower.expand(len(query), -1, -1) if mask is None else mask & lower
-    return attention(query, key, value, mask, need_weights=need_weights)

@@ -17,7 +17,7 @@ Positions = Literal["none", "learned", "sinusoidal"]
 
 
 class ShortConvolution(nn.Module):
-    """A causal depthwise convolution over the last k inputs: y_t = b + Σ_j w_j ⊙ x_{t-j}, j < k."""
+    """A causal depthwise convolution over the last k inputs, beside them: y_t = x_t + b + Σ_j w_j ⊙ x_{t-j}, j < k."""
 
     def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ShortConvolution(nn.Module):
         """Convolve; what lies before the first input is zero."""
         steps, taps = x.shape[1], len(self.weight)
         padded = nn.functional.pad(x, (0, 0, taps - 1, 0))
-        y = torch.addcmul(self.bias, x, self.weight[0])
+        y = torch.addcmul(self.bias, x, 1 + self.weight[0])
         for j in range(1, taps):
             y = torch.addcmul(y, padded[:, taps - 1 - j : taps - 1 - j + steps], self.weight[j])
         return y
@@ -92,6 +92,7 @@ class Transformer(nn.Module):
         positions: what tells places apart: none (the mechanism, or the convolution), a learned vector for each place,
             or sines and cosines.
         max_length: how many places have a learned vector.
+        position_scale: how large the vectors of places are at the start; of sinusoidal ones, always.
         causal: place i attends to places up to i. No [T, T] mask is built.
 
     Raises ValueError when a size is too small, sinusoidal positions meet an odd width, or learned ones no max_length.
@@ -109,6 +110,7 @@ class Transformer(nn.Module):
         conv: int = 0,
         positions: Positions = "none",
         max_length: int | None = None,
+        position_scale: float = 1.0,
         causal: bool = True,
     ) -> None:
         super().__init__()
@@ -118,13 +120,13 @@ class Transformer(nn.Module):
             raise ValueError(f"positions=sinusoidal needs an even width, not {width}; try width={width + 1}")
         if conv and not causal:
             raise ValueError(f"conv={conv} is causal, and this model is not; conv=0")
-        self.embed, self.positions = embed, positions
+        self.embed, self.positions, self.position_scale = embed, positions, position_scale
         self.blocks = nn.ModuleList(Block(make_attention, width, mlp, conv, causal) for _ in range(layers))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, outputs)
         if positions == "learned":
             if max_length is None:
                 raise ValueError("positions=learned needs max_length, the number of places")
-            self.places = nn.Parameter(torch.randn(max_length, width) * 0.02)
+            self.places = nn.Parameter(position_scale * torch.randn(max_length, width))
 
     def forward(
         self, inputs: Tensor, where: Bool[Tensor, "B T"] | None = None, *, mask: Bool[Tensor, "B T"] | None = None
@@ -166,7 +168,9 @@ class Transformer(nn.Module):
             if steps > len(self.places):
                 raise ValueError(f"positions=learned knows {len(self.places)} places, and there are {steps} inputs")
             return x + self.places[:steps]
-        return x + sinusoids(steps, x.shape[2]).to(x) if self.positions == "sinusoidal" else x
+        if self.positions == "sinusoidal":
+            return torch.add(x, sinusoids(steps, x.shape[2]).to(x), alpha=self.position_scale)
+        return x
 
 
 @functools.lru_cache(maxsize=16)
