@@ -5,7 +5,7 @@ from pathlib import Path
 if (Path(__file__).parent.parent / "pyproject.toml").is_file():  # a checkout: conf/ and plugins/ lie beside this folder
     __path__.append(str(Path(__file__).parent.parent))
 
-from attnbench import downloads, hosts, sampling
+from attnbench import chunkwise, downloads, hosts, sampling
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
@@ -58,6 +58,7 @@ __all__ = [
     "attend",
     "build",
     "causal_mask",
+    "chunkwise",
     "downloads",
     "fused_attention",
     "hide_masked",

@@ -14,6 +14,7 @@ ORDER = [
     "masking",
     "interfaces",
     "kernels",
+    "chunkwise",
     "hookspecs",
     "sampling",
     "downloads",

@@ -1,0 +1,323 @@
+"""Causal attention in linear time: a state that decays (`decayed_linear`), a state that is corrected (`delta_rule`).
+
+Both run a matrix S [Dk, Dv] along the keys, and a query at place t reads o_t = S_tᵀ q_t. Within a chunk of keys the
+queries meet the keys in products of matrices, as in attention; from chunk to chunk only S is handed on. The same
+context is a product with a mixing matrix, o = weights · v, which both return on request, exactly.
+
+No exponent is positive, and no two sums of log gates are subtracted: what decays between two places is the exponential
+of the sum of what lies between them. So a gate of 0, a log gate of -inf, is exact, and small gates lose no digits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Mixed(NamedTuple):
+    """What `decayed_linear` and `delta_rule` return.
+
+    Attributes:
+        context: [*B, Q, Dv], in the dtype of v.
+        weights: [*B, Q, T], the mixing matrix, in the dtype of v: context = weights · v, plus what an initial state
+            gives. None unless asked for: it takes Q x T memory, and the delta rule's a triangular solve of T x T.
+        state: [*B, Dk, Dv], S after the last key, in float32 or wider.
+    """
+
+    context: Tensor
+    weights: Tensor | None
+    state: Tensor
+
+
+def decayed_linear(
+    q: Float[Tensor, "*B Q Dk"],
+    k: Float[Tensor, "*B T Dk"],
+    v: Float[Tensor, "*B T Dv"],
+    log_decay: Float[Tensor, "*B T"] | Float[Tensor, "*B T Dk"] | None = None,
+    *,
+    causal: bool = True,
+    padding: Bool[Tensor, "B T"] | None = None,
+    state: Float[Tensor, "*B Dk Dv"] | None = None,
+    need_weights: bool = False,
+    chunk: int | None = None,
+) -> Mixed:
+    """Linear attention whose state decays (Yang et al. 2023, arXiv:2312.06635; Dao, Gu 2024, arXiv:2405.21060).
+
+    S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ
+    o_t = S_tᵀ q_t                                       (causal; otherwise o_i = S_Tᵀ q_i)
+    weights[t, j] = Σ_d q[t, d] k[j, d] exp(log_decay[j+1, d] + ... + log_decay[t, d]), j <= t
+
+    Time and memory are linear in T. Half precision is computed in float32.
+
+    Args:
+        q: the queries; as many as keys where causal. A scale such as 1 / sqrt(Dk) is the caller's.
+        k: the keys.
+        v: the values.
+        log_decay: at most 0, and may be -inf: one for each key, [*B, T], or one for each channel of each key,
+            [*B, T, Dk]. None: nothing decays.
+        causal: query t reads S_t; otherwise each query reads the last state.
+        padding: True where there is a key; elsewhere nothing decays and nothing is added.
+        state: S before the first key; None: zeros.
+        need_weights: return the mixing matrix too.
+        chunk: keys in a chunk, a power of two; None: what was measured to be fast on a CPU. The results differ by
+            rounding only.
+
+    Raises:
+        ValueError: the shapes do not fit, or chunk is no power of two.
+    """
+    _check(q, k, v, None, log_decay, causal, chunk)
+    with _full_precision(q):
+        qf, kf, vf, _, a, S = _flatten(q, k, v, None, log_decay, padding, state)
+        if causal:
+            weights = _mixing((qf,), kf, a)[0] if need_weights else None
+            C = _chunk_size(chunk, kf, 32 if a is None else 16)
+            qc, kc, vc, ac = (_split(x, C) for x in (qf, kf, vf, a))
+            (pairs,), prefix, suffix = _pairs((qc,), kc, ac)
+            before, S = _scan(prefix, _decay(kc, suffix).mT @ vc, S)
+            context = _join(pairs @ vc + _decay(qc, prefix) @ before, qf.shape[1])
+        else:
+            reach = _decay(kf, _suffix(a))
+            S = _decay(S, None if a is None else a.sum(dim=1).unsqueeze(-1)) + reach.mT @ vf
+            context, weights = qf @ S, qf @ reach.mT if need_weights else None
+    return _finish(q, v, context, weights, S)
+
+
+def delta_rule(
+    q: Float[Tensor, "*B Q Dk"],
+    k: Float[Tensor, "*B T Dk"],
+    v: Float[Tensor, "*B T Dv"],
+    beta: Float[Tensor, "*B T"],
+    log_decay: Float[Tensor, "*B T"] | Float[Tensor, "*B T Dk"] | None = None,
+    *,
+    causal: bool = True,
+    padding: Bool[Tensor, "B T"] | None = None,
+    state: Float[Tensor, "*B Dk Dv"] | None = None,
+    need_weights: bool = False,
+    chunk: int | None = None,
+) -> Mixed:
+    """Linear attention whose state is corrected: what k_t recalls moves to v_t (Yang et al. 2024, arXiv:2406.06484).
+
+    S' = diag(exp(log_decay_t)) S_{t-1}
+    S_t = S' + beta_t k_t (v_t - S'ᵀ k_t)ᵀ
+    o_t = S_tᵀ q_t                                       (causal; otherwise o_i = S_Tᵀ q_i)
+    weights = A(q) (I + strictly lower A(beta k))⁻¹ diag(beta), where A(q) are the weights of `decayed_linear`
+
+    One gate for each key is arXiv:2412.06464, one for each channel arXiv:2510.26692. The state stays bounded where
+    |k_t| = 1 and 0 <= beta <= 2. A chunk turns S into M S + X; one triangular solve finds M and X of all chunks, and
+    only S -> M S + X goes from one to the next.
+
+    Args:
+        q: the queries; as many as keys where causal. A scale is the caller's.
+        k: the keys, of length 1.
+        v: the values.
+        beta: how far what k_t recalls moves: 0 not at all, 1 to v_t, 2 as far beyond.
+        log_decay: see `decayed_linear`.
+        causal: see there.
+        padding: see there.
+        state: see there.
+        need_weights: see there.
+        chunk: see there.
+
+    Raises:
+        ValueError: the shapes do not fit, or chunk is no power of two.
+    """
+    _check(q, k, v, beta, log_decay, causal, chunk)
+    with _full_precision(q):
+        qf, kf, vf, b, a, S = _flatten(q, k, v, beta, log_decay, padding, state)
+        weights = None
+        if need_weights:
+            recalled, *seen = _mixing((b * kf, qf) if causal else (b * kf,), kf, a)
+            read = seen[0] if causal else qf @ _decay(kf, _suffix(a)).mT
+            weights = torch.linalg.solve_triangular(recalled, read, upper=False, left=False, unitriangular=True) * b.mT
+        C = _chunk_size(chunk, kf, 16)
+        kc, vc, bc, ac = (_split(x, C) for x in (kf, vf, b, a))
+        qc = _split(qf, C) if causal else None
+        (recalled, *seen), prefix, suffix = _pairs((bc * kc,) if qc is None else (bc * kc, qc), kc, ac)
+        sides = torch.cat((bc * vc, bc * _decay(kc, prefix)), dim=-1)
+        solved = torch.linalg.solve_triangular(recalled, sides, upper=False, unitriangular=True)
+        U, W = solved.split((vc.shape[-1], kc.shape[-1]), dim=-1)  # v_t - S'ᵀ k_t, times beta_t, is U - W S
+        reach = _decay(kc, suffix).mT
+        kept = torch.eye(kc.shape[-1], dtype=kc.dtype, device=kc.device)
+        kept = _decay(kept, None if prefix is None else prefix[..., -1, :].unsqueeze(-1))
+        before, S = _affine_scan(kept - reach @ W, reach @ U, S)
+        if qc is None:
+            context = qf @ S
+        else:
+            context = _join(seen[0] @ U + (_decay(qc, prefix) - seen[0] @ W) @ before, qf.shape[1])
+    return _finish(q, v, context, weights, S)
+
+
+def _pairs(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Return A for each of `rows`, and the sums of log gates up to each key and after it, prefix and suffix.
+
+    A[t, j] = Σ_d row[t, d] k[j, d] exp(a[j+1, d] + ... + a[t, d]), 0 where j > t; there are 2^n keys.
+    """
+    if a is None:
+        return [(row @ k.mT).tril() for row in rows], None, None
+    if a.shape[-1] == k.shape[-1]:
+        return _tree(rows, k, a)
+    one = torch.ones_like(a)
+    (decay,), prefix, suffix = _tree((one,), one, a)
+    return [(row @ k.mT) * decay for row in rows], prefix, suffix
+
+
+def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Do as `_pairs`, in blocks of 1 key, of 2, of 4 and so on, each made of two of half its size.
+
+    What the second half of a block sees of the first is a product of matrices, in which both decay as far as the
+    border between them: the rows by the prefix of the second half, the keys by the suffix of the first.
+    """
+    C, R, half = k.shape[-2], len(rows), 1
+    q = torch.stack(rows, dim=-2)  # [..., C, R, D]: the rows of one place side by side
+    A = (q * k.unsqueeze(-2)).sum(dim=-1).unsqueeze(-1)  # [..., blocks, half R, half]
+    prefix, suffix = a, torch.zeros_like(a)
+    while half < C:
+        (k1, _), (p1, p2), (s1, s2) = (_halves(x, half) for x in (k, prefix, suffix))
+        q2 = _cut(q, -3, (-1, 2, half))[..., 1, :, :, :]
+        cross = (q2 * p2.exp().unsqueeze(-2)).flatten(-3, -2) @ (k1 * s1.exp()).mT
+        A1, A2 = _cut(A, -3, (-1, 2)).unbind(dim=-3)
+        A = torch.cat((F.pad(A1, (0, half)), torch.cat((cross, A2), dim=-1)), dim=-2)
+        prefix = torch.cat((p1, p2 + p1[..., -1:, :]), dim=-2).flatten(-3, -2)
+        suffix = torch.cat((s1 + p2[..., -1:, :], s2), dim=-2).flatten(-3, -2)
+        half *= 2
+    return list(_cut(A.squeeze(-3), -2, (C, R)).unbind(dim=-2)), prefix, suffix
+
+
+def _halves(x: Tensor, half: int) -> tuple[Tensor, ...]:
+    return _cut(x, -2, (-1, 2, half)).unbind(dim=-3)
+
+
+def _cut(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    return x.unflatten(dim, sizes)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _mixing(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> list[Tensor]:
+    """Return A [n, T, T] for each of `rows`, of all keys at once."""
+    T = k.shape[1]
+    size = _power_of_two(T)
+    *padded, k = (F.pad(x, (0, 0, 0, size - T)) for x in (*rows, k))
+    a = None if a is None else F.pad(a, (0, 0, 0, size - T))
+    return [A[:, :T, :T] for A in _pairs(tuple(padded), k, a)[0]]
+
+
+def _scan(prefix: Tensor | None, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, [n, N, Dk, Dv], and after the last: S_{c+1} = gate_c S_c + added_c."""
+    if prefix is None:
+        sums = torch.cat((state.unsqueeze(1), added), dim=1).cumsum(dim=1)
+        return sums[:, :-1], sums[:, -1]
+    before = []
+    for gate, x in zip(prefix[:, :, -1].exp().unsqueeze(-1).unbind(dim=1), added.unbind(dim=1), strict=True):
+        before.append(state)
+        state = torch.addcmul(x, gate, state)
+    return _stack(before, added), state
+
+
+def _affine_scan(kept: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as `_scan` for S_{c+1} = kept_c S_c + added_c, kept_c a matrix."""
+    before = []
+    for M, x in zip(kept.unbind(dim=1), added.unbind(dim=1), strict=True):
+        before.append(state)
+        state = torch.baddbmm(x, M, state)
+    return _stack(before, added), state
+
+
+def _stack(states: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(states, dim=1) if states else like
+
+
+def _decay(x: Tensor, log_gates: Tensor | None) -> Tensor:
+    return x if log_gates is None else x * log_gates.exp()
+
+
+def _suffix(a: Tensor | None) -> Tensor | None:
+    """Return the sum of the log gates after each key, [n, T, D]."""
+    return None if a is None else F.pad(a, (0, 0, 0, 1))[:, 1:].flip(1).cumsum(dim=1).flip(1)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _chunk_size(chunk: int | None, k: Tensor, narrow: int) -> int:
+    """Return the keys in a chunk: where none is said `narrow`, and twice that where the state is large."""
+    return min(chunk or (narrow if k.shape[-1] <= 32 else 2 * narrow), _power_of_two(k.shape[1]))
+
+
+def _split(x: Tensor | None, size: int) -> Any:
+    """Pad [n, T, D] with zeros, which are keys where nothing happens, and cut it into chunks, [n, N, C, D]."""
+    if x is None:
+        return None
+    count = -(-x.shape[1] // size)
+    return _cut(F.pad(x, (0, 0, 0, count * size - x.shape[1])), 1, (count, size))
+
+
+def _join(x: Tensor, length: int) -> Tensor:
+    return x.flatten(1, 2)[:, :length]
+
+
+def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without autocast, which would undo float32; a meta tensor knows none."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def _flatten(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor | None,
+    log_decay: Tensor | None,
+    padding: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Any, Tensor | None, Tensor]:
+    """Return all as [n, T, D] in float32 or wider, with nothing at the keys that are padding, and the first state."""
+    wide = torch.promote_types(v.dtype, torch.float32)
+    n = k.shape[:-2].numel()
+    hidden = None if padding is None else ~padding.view(padding.shape[0], *(1,) * (k.dim() - 3), padding.shape[1], 1)
+
+    def flat(x: Tensor | None, by_key: bool = True) -> Any:
+        if x is None:
+            return None
+        x = x.unsqueeze(-1) if x.dim() < k.dim() else x
+        x = x.masked_fill(hidden, 0.0) if by_key and hidden is not None else x
+        return x.expand(*k.shape[:-2], *x.shape[-2:]).reshape(n, *x.shape[-2:]).to(wide)
+
+    first = k.new_zeros(n, k.shape[-1], v.shape[-1], dtype=wide) if state is None else flat(state, by_key=False)
+    return flat(q, by_key=False), flat(k), flat(v), flat(beta), flat(log_decay), first
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor | None,
+    log_decay: Tensor | None,
+    causal: bool,
+    chunk: int | None,
+) -> None:
+    """Raise ValueError unless the shapes fit, and chunk is a power of two."""
+    T, Dk = k.shape[-2:]
+    if q.dim() < 3 or q.shape[-1] != Dk or v.shape[:-1] != k.shape[:-1] or q.shape[:-2] != k.shape[:-2]:
+        shapes = f"{list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
+        raise ValueError(f"q, k and v are [*B, Q, Dk], [*B, T, Dk] and [*B, T, Dv], not {shapes}")
+    if causal and q.shape[-2] != T:
+        raise ValueError(f"causal takes as many queries as keys, not {q.shape[-2]} and {T}")
+    if beta is not None and beta.shape != k.shape[:-1]:
+        raise ValueError(f"beta is one number for each key, {list(k.shape[:-1])}, not {list(beta.shape)}")
+    if log_decay is not None and log_decay.shape not in (k.shape, k.shape[:-1]):
+        raise ValueError(f"log_decay is {list(k.shape[:-1])} or {list(k.shape)}, not {list(log_decay.shape)}")
+    if chunk is not None and (chunk < 1 or chunk != _power_of_two(chunk)):
+        raise ValueError(f"chunk is a power of two, not {chunk}; try chunk={_power_of_two(max(chunk, 1))}")
+
+
+def _finish(q: Tensor, v: Tensor, context: Tensor, weights: Tensor | None, state: Tensor) -> Mixed:
+    batch = q.shape[:-2]
+
+    def whole(x: Tensor) -> Tensor:
+        return x.reshape(*batch, *x.shape[-2:])
+
+    return Mixed(whole(context).to(v.dtype), None if weights is None else whole(weights).to(v.dtype), whole(state))
