@@ -277,6 +277,11 @@ class Task(ABC):
     published: ClassVar[tuple[Published, ...]] = ()
     #: True if the host calls attention one query at a time when it is recurrent, and hands it `previous`.
     stepwise: ClassVar[bool] = False
+    #: True if training examples are drawn anew for every step: step s holds examples s·B to (s+1)·B - 1, in order, and
+    #: trainer.max_steps says where it ends. The training split then needs no length.
+    fresh: ClassVar[bool] = False
+    #: The run's seed, set before `restore` and `prepare`: a task may draw its training data from it.
+    seed: int = 0
     #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
     excused: ClassVar[Mapping[str, str]] = {}
 

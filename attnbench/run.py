@@ -65,7 +65,7 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         UsageError: the config cannot be run, or the folder cannot be written.
         Interrupted: Ctrl-C, or a signal to stop.
     """
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     # delayed: until the folder is claimed it may be another's
     handler = logging.FileHandler(folder / "run.log" if is_rank_zero() else os.devnull, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -91,6 +91,7 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         check_numbers(config)
         _fit_and_test(config, folder, registry, result, begin if resume else None)
         result["seconds"] = round(time.perf_counter() - started, 3)
+        result["cpu_seconds"] = round(time.process_time() - cpu_started, 3)
         result["finished"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         result["status"] = "completed"
         if is_rank_zero():
@@ -169,6 +170,7 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
     if (reason := registry.why_not(config.task.name, config.attention.name)) is not None:
         raise UsageError(f"{reason}; choose another attention")
     task: Task = registry.build("task", config.task)
+    task.seed = config.seed
     if folder is not None:
         task.restore(folder)
     if data:
@@ -210,19 +212,19 @@ def _fit_and_test(
     if is_rank_zero():
         task.save(folder)
     for split in ("train", "val", "test"):
-        if not len(task.data(split)):  # type: ignore[arg-type]
+        if not (split == "train" and task.fresh) and not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
     batches, total = plan(task, settings, config.seed, done)
     experiment.total_steps = total
-    ledger, checkpoints = TrainingRecord(settings, total, batches.size), Checkpoints(folder / "checkpoints")
+    record, checkpoints = TrainingRecord(settings, total, batches.size), Checkpoints(folder / "checkpoints")
     chosen = identity(config)
     name = f"{chosen['task']} {registry.mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     result.update(parameters=count_parameters(model), primary=f"test/{task.primary}", mode=task.mode, goal=task.goal)
     logger = EventLog(folder, done if go_on else None)
     if not go_on:
         logger.layout(task.metrics())
-    shown = Bar(ledger, name, settings.progress_bar), checkpoints, Pictures(settings.images)
-    trainer = make_trainer(settings, logger, [Alignment(), TrainMetrics(settings), ledger, *shown])
+    shown = Bar(record, name, settings.progress_bar), checkpoints, Pictures(settings.images)
+    trainer = make_trainer(settings, logger, [Alignment(), TrainMetrics(settings), record, *shown])
     training = chunk_loader(task, batches, settings, total)
     loaders = training, loader(task, "val", eval_sampler(task, "val", settings))
     with shared(folder, settings):
@@ -236,7 +238,7 @@ def _fit_and_test(
                 f"{good}; try a lower optimizer.lr, or trainer.gradient_clip"
             ) from error
         finally:
-            result.update(cost_summary(ledger), skipped_updates=experiment.skipped)
+            result.update(cost_summary(record), skipped_updates=experiment.skipped)
             logger.save()
         metrics = test(trainer, experiment, task, settings, checkpoints.best)
     result["metrics"] = {**checkpoints.metrics, **metrics}
@@ -298,17 +300,18 @@ def _take_weights(experiment: Experiment, checkpoint: Path) -> dict[str, Any]:
     return found
 
 
-def cost_summary(ledger: TrainingRecord) -> dict[str, Any]:
+def cost_summary(record: TrainingRecord) -> dict[str, Any]:
     """Say what the training cost."""
     return {
-        "epochs": round(ledger.examples / max(1, ledger.pass_size), 3),
-        "steps": ledger.steps,
-        "examples_seen": ledger.examples,
-        "train_seconds": round(ledger.seconds, 3),
-        "examples_per_second": round(ledger.examples / ledger.seconds, 1) if ledger.seconds else None,
+        "epochs": None if record.pass_size is None else round(record.examples / record.pass_size, 3),
+        "steps": record.steps,
+        "examples_seen": record.examples,
+        "train_seconds": round(record.seconds, 3),
+        "train_cpu_seconds": round(record.cpu_seconds, 3),
+        "examples_per_second": round(record.examples / record.seconds, 1) if record.seconds else None,
         "peak_memory_bytes": peak_memory(),
         "versions": {"attnbench": attnbench.__version__, "torch": torch.__version__},
-        "curve": ledger.curve,
+        "curve": record.curve,
     }
 
 

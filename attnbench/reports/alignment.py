@@ -68,4 +68,4 @@ class Alignment(pl.Callback):
         measured = {f"attention/{name}": value for name, value in measure(pl_module.maps(self.examples)).items()}
         pl_module.log_dict(measured, logger=False)
         if trainer.logger is not None:
-            trainer.logger.log_metrics(measured, trainer.global_step)
+            trainer.logger.log_metrics(measured, pl_module.steps)

@@ -139,12 +139,12 @@ class Pictures(pl.Callback):
             maps, texts, images = task.maps(model, batch), task.texts(model, batch), task.images(model)
         for number, attention_map in enumerate(maps):
             logger.experiment.add_image(
-                f"attention/{number}", pixels(draw(attention_map)), trainer.global_step, dataformats="HWC"
+                f"attention/{number}", pixels(draw(attention_map)), pl_module.steps, dataformats="HWC"
             )
         for tag, image in images.items():
-            logger.experiment.add_image(tag, image.clamp(0, 1), trainer.global_step, dataformats="HW")
+            logger.experiment.add_image(tag, image.clamp(0, 1), pl_module.steps, dataformats="HW")
         if texts:
-            logger.experiment.add_text("examples", "\n".join(f"    {text}" for text in texts), trainer.global_step)
+            logger.experiment.add_text("examples", "\n".join(f"    {text}" for text in texts), pl_module.steps)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the pictures of the test to TensorBoard."""
@@ -153,4 +153,4 @@ class Pictures(pl.Callback):
         if trainer.is_global_zero and isinstance(logger, pl.loggers.TensorBoardLogger):
             for name, figure in pl_module.task.figures(pl_module.values).items():
                 FigureCanvasAgg(figure)
-                logger.experiment.add_image(f"test/{name}", pixels(figure), trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(f"test/{name}", pixels(figure), pl_module.steps, dataformats="HWC")

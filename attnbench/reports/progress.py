@@ -15,8 +15,8 @@ from attnbench.training.experiment import Experiment
 class Bar(pl.Callback):
     """Draw the bar in a terminal; elsewhere print only the lines."""
 
-    def __init__(self, ledger: TrainingRecord, name: str, show: bool) -> None:
-        self.ledger, self.name = ledger, name
+    def __init__(self, record: TrainingRecord, name: str, show: bool) -> None:
+        self.record, self.name = record, name
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -36,7 +36,7 @@ class Bar(pl.Callback):
         """Show the bar."""
         if trainer.is_global_zero:
             self.bar = self.progress.add_task(
-                self.name, total=self.ledger.total_steps, completed=self.ledger.steps, loss=float("nan")
+                self.name, total=self.record.total_steps, completed=self.record.steps, loss=float("nan")
             )
             self.progress.start()
 
@@ -45,7 +45,7 @@ class Bar(pl.Callback):
     ) -> None:
         """Move the bar, as often as the curves get a point."""
         if trainer.is_global_zero:
-            self.progress.update(self.bar, completed=self.ledger.steps, loss=self.ledger.last_loss)
+            self.progress.update(self.bar, completed=self.record.steps, loss=self.record.last_loss)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the validation's primary metric and loss."""
@@ -53,7 +53,7 @@ class Bar(pl.Callback):
             assert isinstance(pl_module, Experiment)
             values = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in (pl_module.task.primary, "loss")}
             shown = "  ".join(f"val/{name} {value:.4f}" for name, value in values.items())
-            line = f"step {self.ledger.steps:>{len(str(self.ledger.total_steps))}}/{self.ledger.total_steps}  {shown}"
+            line = f"step {self.record.steps:>{len(str(self.record.total_steps))}}/{self.record.total_steps}  {shown}"
             self.progress.console.print(line)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from attnbench.config import TrainerConfig
+from attnbench.errors import UsageError
 from attnbench.interfaces import Task
+from attnbench.training.process import rank_and_world_size
 
 BUCKET = 50  # steps whose examples are sorted by length together
 
@@ -23,12 +25,6 @@ def batch_size(batch: Any) -> int:
     return int(first.shape[0])
 
 
-def _rank() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
 class TrainSampler(Sampler[list[int]]):
     """The training batches, pass after pass, cut into rounds of `round_steps`, each ended by a validation.
 
@@ -37,18 +33,21 @@ class TrainSampler(Sampler[list[int]]):
     examples of each step.
 
     Args:
-        size: the number of examples.
+        size: the number of examples; None of data without end (`Task.fresh`), which is read in order.
         batch_size: examples in a step, in each process; a pass ends with a smaller one.
         processes: how many share a step.
         seed: shuffles.
         round_steps: steps between validations; None for a pass.
-        lengths: of the examples, [size]: a step's are then alike, drawn by sorting BUCKET steps at a time.
+        lengths: of the examples, [size]: those of a step are then alike, drawn by sorting BUCKET steps at a time.
         done: steps that were done before, in a run that is resumed.
+
+    Raises:
+        ValueError: without size and round_steps, a round would not end.
     """
 
     def __init__(
         self,
-        size: int,
+        size: int | None,
         batch_size: int,
         processes: int,
         seed: int,
@@ -57,9 +56,15 @@ class TrainSampler(Sampler[list[int]]):
         done: int = 0,
     ) -> None:
         self.size, self.step_size, self.seed, self.lengths = size, batch_size * processes, seed, lengths
-        self.steps_per_pass = math.ceil(size / self.step_size)
-        self.round_steps = round_steps or self.steps_per_pass
+        if (steps := round_steps or self.steps_per_pass) is None:
+            raise ValueError("data without end needs round_steps")
+        self.round_steps = steps
         self.done, self.first, self.round = done, 0 if done == 0 else None, 0
+
+    @property
+    def steps_per_pass(self) -> int | None:
+        """The steps in which each example is seen once; None of data without end."""
+        return None if self.size is None else math.ceil(self.size / self.step_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Move to a round; Lightning calls this, first with the round that a resumed run begins with."""
@@ -68,31 +73,39 @@ class TrainSampler(Sampler[list[int]]):
 
     @property
     def start(self) -> int:
-        """Count the steps before this round."""
+        """The number of steps before this round."""
         return self.done + (self.round - (self.first or 0)) * self.round_steps
 
     def __len__(self) -> int:
         return self.round_steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank, processes = _rank()
-        order: list[int] = []
-        for step in range(self.start, self.start + self.round_steps):
-            number, place = divmod(step, self.steps_per_pass)
-            if not order or place == 0:
-                order = self._order(number).tolist()
-            chosen = order[place * self.step_size : (place + 1) * self.step_size]
-            yield chosen[rank::processes] or chosen[:1]
+        rank, processes = rank_and_world_size()
+        steps = range(self.start, self.start + self.round_steps)
+        for examples in self._in_order(steps) if self.size is None else self._shuffled(steps, self.size):
+            yield examples[rank::processes] or examples[:1]
 
-    def _order(self, number: int) -> Tensor:
-        """Shuffle a pass: examples, and where they have lengths, steps of like ones."""
+    def _in_order(self, steps: range) -> Iterator[list[int]]:
+        for step in steps:
+            yield list(range(step * self.step_size, (step + 1) * self.step_size))
+
+    def _shuffled(self, steps: range, size: int) -> Iterator[list[int]]:
+        order: list[int] = []
+        for step in steps:
+            number, place = divmod(step, math.ceil(size / self.step_size))
+            if not order or place == 0:
+                order = self._order(number, size).tolist()
+            yield order[place * self.step_size : (place + 1) * self.step_size]
+
+    def _order(self, number: int, size: int) -> Tensor:
+        """Shuffle a pass: examples, and where they have lengths, steps of examples of like length."""
         generator = torch.Generator().manual_seed(hash((self.seed, number)) % 2**63)
-        order = torch.randperm(self.size, generator=generator)
+        order = torch.randperm(size, generator=generator)
         if self.lengths is None:
             return order
         buckets = torch.split(order, BUCKET * self.step_size)
         order = torch.cat([bucket[self.lengths[bucket].argsort(stable=True)] for bucket in buckets])
-        whole = self.size // self.step_size
+        whole = size // self.step_size
         steps = order[: whole * self.step_size].view(whole, self.step_size)
         return torch.cat([steps[torch.randperm(whole, generator=generator)].flatten(), order[steps.numel() :]])
 
@@ -138,7 +151,7 @@ class EvalSampler(Sampler[list[int]]):
         self.batches = [order[start : start + batch_size] for start in range(0, size, batch_size)]
 
     def _shares(self) -> list[list[int]]:
-        rank, processes = _rank()
+        rank, processes = rank_and_world_size()
         return [share for batch in self.batches if (share := batch[rank::processes])]
 
     def __len__(self) -> int:
@@ -166,9 +179,27 @@ def eval_sampler(task: Task, split: Any, config: TrainerConfig) -> EvalSampler:
 
 
 def plan(task: Task, config: TrainerConfig, seed: int, done: int = 0) -> tuple[TrainSampler, int]:
-    """Lay out the training batches from the first step that is not `done`, and count the steps of the run."""
-    size = len(task.data("train"))  # type: ignore[arg-type]
-    rounds = TrainSampler(size, config.batch_size, config.devices, seed, config.val_every, task.lengths("train"), done)
-    total = config.max_epochs * rounds.steps_per_pass if config.max_steps is None else config.max_steps
-    rounds.round_steps = max(1, min(rounds.round_steps, total))
-    return rounds, total
+    """Lay out the training batches from the first step that is not `done`, and count the steps of the run.
+
+    Raises:
+        UsageError: the task's training data has no end, and no number of steps is set.
+    """
+    size = train_size(task)
+    lengths = None if size is None else task.lengths("train")
+    if config.max_steps is not None:
+        total = config.max_steps
+    elif size is None:
+        raise UsageError(
+            "trainer.max_steps=null: this task draws its training data without end; say how many steps, such as "
+            "trainer.max_steps=1000"
+        )
+    else:
+        total = config.max_epochs * math.ceil(size / (config.batch_size * config.devices))
+    steps_per_pass = total if size is None else math.ceil(size / (config.batch_size * config.devices))
+    round_steps = max(1, min(config.val_every or steps_per_pass, total))
+    return TrainSampler(size, config.batch_size, config.devices, seed, round_steps, lengths, done), total
+
+
+def train_size(task: Task) -> int | None:
+    """Return the number of training examples; None of data without end."""
+    return None if task.fresh else len(task.data("train"))  # type: ignore[arg-type]

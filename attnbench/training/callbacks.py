@@ -12,10 +12,11 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from attnbench.config import TrainerConfig
-from attnbench.training.batches import EvalSampler
+from attnbench.training.batches import EvalSampler, train_size
 from attnbench.training.experiment import Experiment, is_single
 
 MEASURED = ("val/", "attention/")  # what the tags of a validation begin with
+SAVED = ("steps", "examples", "seconds", "cpu_seconds", "perfect", "curve")  # of a record, in a checkpoint
 
 
 @dataclass
@@ -26,33 +27,34 @@ class TrainingRecord(pl.Callback):
 
     Attributes:
         total_steps: after how many steps training ends.
-        pass_size: how many examples the training split has.
+        pass_size: how many examples the training split has; None of data without end.
         steps, examples: how many were trained on.
-        seconds: spent training, without validation.
+        seconds, cpu_seconds: spent training, without validation: on the clock, and by all threads of this process.
         curve: what each validation measured, {"step", "examples", "seconds", "val/<metric>", "attention/<what>"}.
     """
 
     config: TrainerConfig
     total_steps: int
-    pass_size: int
+    pass_size: int | None
     steps: int = 0
     examples: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     last_loss: float = float("nan")
     perfect: int = 0  # validations in a row with nothing left to gain
     curve: list[dict[str, float]] = field(default_factory=list)
-    _since: float | None = None
+    _since: tuple[float, float] | None = None
     _logged: tuple[int, float] = field(default=(0, 0.0))
 
     @property
     def state_key(self) -> str:
         """Name of this callback's state in a checkpoint."""
-        return "ledger"
+        return "training_record"
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run goes on counting from."""
         self._stop_clock()
-        return {name: getattr(self, name) for name in ("steps", "examples", "seconds", "perfect", "curve")}
+        return {name: getattr(self, name) for name in SAVED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting."""
@@ -65,11 +67,13 @@ class TrainingRecord(pl.Callback):
 
     def _start_clock(self) -> None:
         if self._since is None:
-            self._since = time.perf_counter()
+            self._since = time.perf_counter(), time.process_time()
 
     def _stop_clock(self) -> None:
         if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
+            clock, cpu = self._since
+            self.seconds += time.perf_counter() - clock
+            self.cpu_seconds += time.process_time() - cpu
             self._since = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,13 +89,13 @@ class TrainingRecord(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a stride; draw a point of the curves; stop after the last step."""
-        self.steps += outputs["steps"]
+        assert isinstance(pl_module, Experiment)
+        self.steps = pl_module.steps
         self.examples += outputs["examples"] * trainer.world_size
         if self.steps >= self.total_steps:
             trainer.should_stop = True
         self._stop_clock()
         self.last_loss = float(trainer.strategy.reduce(outputs["loss"], reduce_op="mean"))
-        assert isinstance(pl_module, Experiment)
         self._draw(trainer, outputs["penalty"], pl_module.skipped)
         self._start_clock()
 
@@ -181,11 +185,12 @@ class TrainMetrics(pl.Callback):
         if not self.config.eval_train:
             return
         task, metrics = pl_module.task, {name: m.to(pl_module.device) for name, m in pl_module.task.metrics().items()}
-        data, lengths = task.data("train"), task.lengths("train")
-        size = min(self.config.eval_train, len(data))  # type: ignore[arg-type]
-        for indices in EvalSampler(size, self.config.eval_batch_size, None, lengths).batches:
+        data, size = task.data("train"), train_size(task)
+        lengths = None if size is None else task.lengths("train")
+        count = self.config.eval_train if size is None else min(self.config.eval_train, size)
+        for indices in EvalSampler(count, self.config.eval_batch_size, None, lengths).batches:
             batch = pl_module.transfer_batch_to_device(data[indices], pl_module.device, 0)
             task.evaluate(pl_module.model, batch, metrics)
         if trainer.logger is not None:
             values = {f"train/{name}": metric.compute() for name, metric in metrics.items()}
-            trainer.logger.log_metrics({t: float(v) for t, v in values.items() if is_single(v)}, trainer.global_step)
+            trainer.logger.log_metrics({t: float(v) for t, v in values.items() if is_single(v)}, pl_module.steps)

@@ -85,6 +85,7 @@ class Experiment(pl.LightningModule):
         self.stages = nn.ModuleDict(
             {stage: nn.ModuleDict({"loss": MeanMetric(), **task.metrics()}) for stage in ("val", "test")}
         )
+        self.steps = 0  # updates done, those before a resume included; Lightning counts its own, of some of them
         self.values: dict[str, Any] = {}  # of the last validation's or test's metrics, by name
         self._rng: dict[str, Any] | None = None
         self._loss = torch.tensor(0.0)  # of the last step
@@ -95,10 +96,9 @@ class Experiment(pl.LightningModule):
         """Do a chunk of steps: of each the loss, its gradient, the update, and the next rate."""
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         alone = type(self.trainer.strategy) is SingleDeviceStrategy
         directly = alone and getattr(self.trainer.precision_plugin, "scaler", None) is None
-        steps = examples = 0
+        examples = 0
         for batch in batches:
             optimizer.zero_grad()
             loss = self.loss(self.transfer_batch_to_device(batch, self.device, 0))
@@ -106,16 +106,15 @@ class Experiment(pl.LightningModule):
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.on_before_optimizer_step(optimizer.optimizer)
                 optimizer.optimizer.step()
-                progress.increment_ready()
-                progress.increment_completed()
             else:
                 self.manual_backward(loss)
                 optimizer.step()
             schedule.step()
-            steps, examples = steps + 1, examples + batch_size(batch)
+            self.steps += 1
+            examples += batch_size(batch)
             if self.trainer.received_sigterm:  # which Lightning heeds between two batches of its own
                 break
-        return {"loss": self._loss, "penalty": self._penalty, "steps": steps, "examples": examples}
+        return {"loss": self._loss, "penalty": self._penalty, "examples": examples}
 
     def loss(self, batch: Any) -> Tensor:
         """Give the task's loss, and what the attention adds to it (see `Attention.penalty`)."""
@@ -151,7 +150,7 @@ class Experiment(pl.LightningModule):
             if self.clip is not None and size > self.clip:
                 torch._foreach_mul_(values, self.clip / size)
             return
-        step = self.trainer.global_step + 1
+        step = self.steps + 1
         if not self._loss.isfinite():
             raise Diverged(f"the loss of step {step} is {float(self._loss)}")
         self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
@@ -171,7 +170,7 @@ class Experiment(pl.LightningModule):
         values = {f"{stage}/{name}": value for name, value in self.values.items() if is_single(value)}
         self.log_dict(values, logger=False)  # Lightning would count its own steps, and draw its own epochs
         if self.logger is not None:
-            self.logger.log_metrics({tag: float(value) for tag, value in values.items()}, self.trainer.global_step)
+            self.logger.log_metrics({tag: float(value) for tag, value in values.items()}, self.steps)
         for metric in metrics.values():
             metric.reset()
 
@@ -207,13 +206,14 @@ class Experiment(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state: dropout after a resume is the dropout that would have been."""
+        """Keep the step, and the random state: dropout after a resume is the dropout that would have been."""
+        checkpoint["global_step"] = self.steps  # Lightning's own count leaves out the updates done without its hooks
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         checkpoint["skipped"] = self.skipped, self._in_a_row
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember the random state until training starts: setting up draws from it."""
-        self._rng = checkpoint["rng"]
+        self.steps, self._rng = checkpoint["global_step"], checkpoint["rng"]
         self.skipped, self._in_a_row = checkpoint.get("skipped", (0, 0))
 
     def on_train_start(self) -> None:
@@ -225,7 +225,7 @@ class Experiment(pl.LightningModule):
         torch.empty((), dtype=torch.int64).random_()  # as the loader did when the round after the checkpoint began
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [settings["initial_lr"] for settings in self._settings]
-        share = lr_factor(self.trainer.global_step, self.total_steps, self.optimizer)
+        share = lr_factor(self.steps, self.total_steps, self.optimizer)
         for group, settings in zip(schedule.optimizer.param_groups, self._settings, strict=True):
             group.update(settings, lr=settings["initial_lr"] * share)
 

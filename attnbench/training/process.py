@@ -20,8 +20,15 @@ from attnbench.errors import UsageError
 
 
 def is_rank_zero() -> bool:
-    """Tell whether this process is the one that writes the run folder."""
+    """Whether this process is the one that writes the run folder."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Return this process's number and how many share the run; (0, 1) where it is alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 @contextmanager
@@ -89,6 +96,7 @@ def quiet() -> None:
         "does not have many workers",
         "smaller than the logging interval",
         "GPU available but not used",
+        "was called before the ``update`` method",  # a slice of which this evaluation has no example
         "`isinstance\\(treespec, LeafSpec\\)`",
     ):
         warnings.filterwarnings("ignore", message=f".*{remark}.*")

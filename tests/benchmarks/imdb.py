@@ -118,15 +118,15 @@ def main() -> None:
             self.start = time.perf_counter()
 
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            if ledger.steps % TURN == 0:
+            if record.steps % TURN == 0:
                 times["attnbench"].append((time.perf_counter() - self.start) / TURN * 1e3)
-                for turn in (plain_turn, keras_turn) if ledger.steps // TURN % 2 else (keras_turn, plain_turn):
+                for turn in (plain_turn, keras_turn) if record.steps // TURN % 2 else (keras_turn, plain_turn):
                     turn()
                 self.start = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
-        ledger = TrainingRecord(settings, total, batches.size)
-        callbacks = [ledger, Bar(ledger, "benchmark", True), Turns()]
+        record = TrainingRecord(settings, total, batches.size)
+        callbacks = [record, Bar(record, "benchmark", True), Turns()]
         trainer = make_trainer(settings, EventLog(Path(folder)), callbacks)
         ours = Experiment(task, model, optimizer_config, total, clip=settings.gradient_clip)
         trainer.fit(ours, chunk_loader(task, batches, settings, total))

@@ -74,8 +74,8 @@ def main() -> None:
             self.start = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
-        ledger = TrainingRecord(settings, total, batches.size)
-        callbacks = [ledger, Bar(ledger, "benchmark", True), Turns()]
+        record = TrainingRecord(settings, total, batches.size)
+        callbacks = [record, Bar(record, "benchmark", True), Turns()]
         trainer = make_trainer(settings, EventLog(Path(folder)), callbacks)
         ours = Experiment(task, model, optimizer_config, total, clip=settings.gradient_clip)
         trainer.fit(ours, chunk_loader(task, batches, settings, total))
