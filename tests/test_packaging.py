@@ -2,8 +2,12 @@
 
 import subprocess
 import tarfile
+import tomllib
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {".py", ".yaml", ".c", ".md", ".html", ".txt", ".typed"}
@@ -26,11 +30,6 @@ def test_the_wheel_holds_the_core_every_plugin_and_every_configuration(built):
     assert not (SHIPPED | CORE) - names
     assert not [name for name in names if "__pycache__" in name]
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "conf/"))]
-
-
-def test_pages_beside_the_code_stay_in_the_repository_whose_files_they_link_to(built):
-    (wheel,) = built.glob("*.whl")
-    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".md")]
 
 
 def test_the_wheel_holds_the_pytest_plugin_as_a_package_of_its_own(built):
@@ -60,3 +59,10 @@ def test_the_wheel_runs_in_an_empty_environment_from_any_folder(environment, tmp
     which = [environment.python, "-c", "import attnbench; print(attnbench.__file__)"]
     found = subprocess.run(which, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert found.startswith(str(environment.site))
+
+
+def test_what_a_run_needs_has_an_upper_bound_that_admits_what_is_tested_here():
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for requirement in map(Requirement, needed):
+        assert any(bound.operator == "<" for bound in requirement.specifier), requirement.name
+        assert requirement.specifier.contains(version(requirement.name)), requirement.name
