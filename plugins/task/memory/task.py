@@ -1,4 +1,4 @@
-"""Memory: a controller learns algorithms with a memory that attention reads and writes."""
+"""The task: data, machines, loss, metrics and pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from attnbench import MakeAttention, Register, Split, Task, hookimpl
+from attnbench import MakeAttention, Split, Task
 
-from ._memory_machines import Controller, Start, Transformer, TuringMachine, lstm_like
-from ._memory_problems import PROBLEMS, Batch, NGrams, Problem, Size, best_foresight, chances, joined
+from .baselines import PlainLSTM, Transformer, lstm_of_size
+from .machine import Controller, Start, TuringMachine
+from .problems import PROBLEMS, Batch, NGrams, Problem, Size, bayes_bits, joined, uniform
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -25,7 +26,7 @@ CELL = 4  # pixels a side, of a number that is drawn
 EXAMPLES = 1_000_000  # of the training split; each is drawn when it is asked for
 
 
-class Fresh(Dataset[Batch]):
+class FreshExamples(Dataset[Batch]):
     """Training examples: a batch is of one size, which its first example draws."""
 
     def __init__(self, problem: Problem, sizes: list[Size], seed: int) -> None:
@@ -35,14 +36,15 @@ class Fresh(Dataset[Batch]):
         return EXAMPLES
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        chance = float(chances(self.seed + 1, indices[:1], 1))
-        return self.problem.draw(self.seed, indices, self.sizes[int(chance * len(self.sizes))])
+        place = float(uniform(self.seed + 1, indices[:1], 1))
+        return self.problem.draw(self.seed, indices, self.sizes[int(place * len(self.sizes))])
 
 
-class Fixed(Dataset[Batch]):
-    """Examples whose sizes are set: of each size beyond, then as many of each of the trained range, in order.
+class FixedSizes(Dataset[Batch]):
+    """Validation or test examples: `beyond` of each size beyond the trained range, then `within` from that range.
 
-    One of the trained range stands first, so that a glance at the first few tells every metric.
+    The sizes of the trained range come equally often, in order. One of them stands first, so that the first few
+    examples give every metric a value.
     """
 
     def __init__(self, problem: Problem, sizes: list[Size], within: int, beyond: int, seed: int) -> None:
@@ -55,17 +57,16 @@ class Fixed(Dataset[Batch]):
         return len(self.plan)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        alike: dict[tuple[Size, int], list[int]] = {}
+        by_size: dict[tuple[Size, int], list[int]] = {}
         for index in indices:
-            alike.setdefault(self.plan[index], []).append(index)
-        order = torch.tensor([index for same in alike.values() for index in same])
-        place = {int(index): number for number, index in enumerate(order)}
-        drawn = [
+            by_size.setdefault(self.plan[index], []).append(index)
+        batches = [
             self.problem.draw(self.seed, same, size)._replace(group=torch.full((len(same),), group))
-            for (size, group), same in alike.items()
+            for (size, group), same in by_size.items()
         ]
-        back = torch.tensor([place[index] for index in indices])
-        return Batch(*(part[back] for part in joined(drawn)))
+        place = {index: row for row, index in enumerate(index for same in by_size.values() for index in same)}
+        order = torch.tensor([place[index] for index in indices])
+        return Batch(*(part[order] for part in joined(batches)))
 
 
 class Memory(Task):
@@ -91,9 +92,8 @@ class Memory(Task):
         write_first: whether a step writes before it reads.
         transformer_dim: the width of the transformer.
         layers: of the transformer.
-        compile: true, false, or auto: where it pays. An lstm whose heads are attention=ntm scoring=cosine does whole
-            sequences in C, compiled in two seconds; false leaves them to torch. Of any other ntm the step is compiled,
-            in training, at once or (auto) when the run is so long that it pays.
+        compile: whether whole sequences of an LSTM with attention=ntm scoring=cosine run in C, compiled in two seconds;
+            false, like any other machine, runs its modules step by step.
         data_seed: draws the examples; apart from the run's seed, which only orders them.
     """
 
@@ -129,19 +129,18 @@ class Memory(Task):
         write_first: bool = False,
         transformer_dim: int = 64,
         layers: int = 2,
-        compile: bool | str = "auto",  # noqa: A002 (the word on the command line)
+        compile: bool = True,  # noqa: A002 (the word on the command line)
         data_seed: int = 0,
     ) -> None:
-        self.problem, self.machine, self.data_seed = PROBLEMS[problem], machine, data_seed
+        self.problem, self.data_seed = PROBLEMS[problem], data_seed
         smallest = self.problem.low if low is None else low
         largest = self.problem.high if high is None else high
         if not self.problem.least <= smallest <= largest:
             raise ValueError(
                 f"{problem} has lengths from {self.problem.least}, and low at most high, not {smallest}..{largest}"
             )
-        if compile not in (True, False, "auto"):
-            raise ValueError(f"compile is true, false or auto, not {compile}")
         self.sizes = self.problem.sizes(smallest, largest)
+        self.machine = {"ntm": self.turing_machine, "lstm": self.lstm, "transformer": self.transformer}[machine]
         self.transformer_dim, self.layers = transformer_dim, layers
         self.turing: dict[str, Any] = {
             "controller": controller,
@@ -153,34 +152,43 @@ class Memory(Task):
             "start": start,
             "write_first": write_first,
             "eval_rows": eval_rows,
-            "compiling": compile,
+            "compile": compile,
         }
 
     def data(self, split: Split) -> Dataset[Any]:
-        """Give a split; no two share a random number."""
+        """Return a split; no two share a random number."""
         seed = 8 * self.data_seed + 2 * SPLITS.index(split)
         if split == "train":
-            return Fresh(self.problem, self.sizes, seed)
+            return FreshExamples(self.problem, self.sizes, seed)
         within, beyond = (1_000, 4) if split == "val" else (4_000, 50)
-        return Fixed(self.problem, self.sizes, within, beyond, seed)
+        return FixedSizes(self.problem, self.sizes, within, beyond, seed)
 
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the machine."""
-        widths = self.problem.inputs, self.problem.outputs
-        if self.machine == "transformer":
-            return Transformer(make_attention, *widths, self.transformer_dim, self.layers)
-        turing = TuringMachine(make_attention, *widths, **self.turing)
-        if self.machine == "ntm":
-            return turing
-        return lstm_like(sum(parameter.numel() for parameter in turing.parameters()), *widths)
+        return self.machine(make_attention)
+
+    def turing_machine(self, make_attention: MakeAttention) -> TuringMachine:
+        """Build the Neural Turing Machine."""
+        return TuringMachine(make_attention, self.problem.inputs, self.problem.outputs, **self.turing)
+
+    def lstm(self, make_attention: MakeAttention) -> PlainLSTM:
+        """Build an LSTM of as many parameters as the Neural Turing Machine has."""
+        parameters = sum(parameter.numel() for parameter in self.turing_machine(make_attention).parameters())
+        return lstm_of_size(parameters, self.problem.inputs, self.problem.outputs)
+
+    def transformer(self, make_attention: MakeAttention) -> Transformer:
+        """Build the Transformer."""
+        return Transformer(
+            make_attention, self.problem.inputs, self.problem.outputs, self.transformer_dim, self.layers
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """Cross-entropy of each bit asked for (nats)."""
-        asked = batch.mask
-        return F.binary_cross_entropy_with_logits(model(batch.inputs)[asked], batch.targets[asked])
+        """Cross-entropy of the scored bits (nats)."""
+        mask = batch.mask
+        return F.binary_cross_entropy_with_logits(model(batch.inputs)[mask], batch.targets[mask])
 
     def metrics(self) -> dict[str, Metric]:
-        """bits_wrong in a sequence, right: the share of sequences without one, bits of loss in a sequence.
+        """bits_wrong in a sequence, sequence_accuracy: the share without a wrong bit, bits of loss in a sequence.
 
         Of the trained range, and bits_wrong_<size> of each size that is tested by itself. ngrams has best_bits beside
         bits: the loss of the best estimator there is.
@@ -189,23 +197,23 @@ class Memory(Task):
 
         sizes = [f"bits_wrong_{size}" for size in self.problem.beyond]
         best = ["best_bits"] if isinstance(self.problem, NGrams) else []
-        return {name: MeanMetric() for name in ("bits_wrong", "right", "bits", *sizes, *best)}
+        return {name: MeanMetric() for name in ("bits_wrong", "sequence_accuracy", "bits", *sizes, *best)}
 
     def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
         """Count the bits."""
-        logits, asked = read_out(model, batch), batch.mask.unsqueeze(-1)
-        wrong = (((logits > 0) != (batch.targets > 0.5)) & asked).sum(dim=(1, 2)).float()
-        loss = F.binary_cross_entropy_with_logits(logits, batch.targets, weight=asked.float(), reduction="none")
+        logits, scored = evaluation_logits(model, batch), batch.mask.unsqueeze(-1)
+        wrong = (((logits > 0) != (batch.targets > 0.5)) & scored).sum(dim=(1, 2)).float()
+        loss = F.binary_cross_entropy_with_logits(logits, batch.targets, weight=scored.float(), reduction="none")
         trained = batch.group == 0
         metrics["bits_wrong"].update(wrong[trained])
-        metrics["right"].update((wrong[trained] == 0).float())
+        metrics["sequence_accuracy"].update((wrong[trained] == 0).float())
         metrics["bits"].update(loss.sum(dim=(1, 2))[trained] / math.log(2))
         for group, size in enumerate(self.problem.beyond, start=1):
             metrics[f"bits_wrong_{size}"].update(wrong[batch.group == group])
         if "best_bits" in metrics:
             bits = torch.cat([batch.inputs[:, :1], batch.targets], dim=1)[..., 0]
-            metrics["best_bits"].update(best_foresight(bits, F.pad(batch.mask, (1, 0))))
-        return loss.sum() / (asked.sum() * loss.shape[-1])
+            metrics["best_bits"].update(bayes_bits(bits, F.pad(batch.mask, (1, 0))))
+        return loss.sum() / (scored.sum() * loss.shape[-1])
 
     def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:
         """Draw the paper's figures, time to the right, for the largest size of the trained range and of those beyond.
@@ -213,24 +221,24 @@ class Memory(Task):
         memory/<size>/outputs: inputs, outputs, targets. memory/<size>/vectors: what is added, what is read.
         memory/<size>/places: where each write head writes, then where each read head reads, the first row on top.
         """
-        drawn: dict[str, Tensor] = {}
+        pictures: dict[str, Tensor] = {}
         device = next(model.parameters()).device
         for size in dict.fromkeys([self.sizes[-1], *self.problem.beyond[-1:]]):
             batch = self.problem.draw(8 * self.data_seed + 6, [0], size)
             inputs = batch.inputs.to(device)
             logits, trace = model.run(inputs) if isinstance(model, TuringMachine) else (model(inputs), None)
             outputs = logits.sigmoid().cpu() * batch.mask.unsqueeze(-1)
-            drawn[f"memory/{size}/outputs"] = tiled([batch.inputs[0], outputs[0], batch.targets[0]])
+            pictures[f"memory/{size}/outputs"] = tiled([batch.inputs[0], outputs[0], batch.targets[0]])
             if trace is not None:
                 vectors = [*trace.adds[0].unbind(dim=1), trace.reads[0]]
-                places = [*trace.writings[0].unbind(dim=1), *trace.readings[0].unbind(dim=1)]
-                drawn[f"memory/{size}/vectors"] = tiled([(part.cpu() + 1) / 2 for part in vectors])
-                drawn[f"memory/{size}/places"] = tiled([part.cpu() for part in places])
-        return drawn
+                places = [*trace.write_weights[0].unbind(dim=1), *trace.read_weights[0].unbind(dim=1)]
+                pictures[f"memory/{size}/vectors"] = tiled([(part.cpu() + 1) / 2 for part in vectors])
+                pictures[f"memory/{size}/places"] = tiled([part.cpu() for part in places])
+        return pictures
 
 
-def read_out(model: nn.Module, batch: Batch) -> Float[Tensor, "B T O"]:
-    """Give the logits; examples of the trained range do not go through the steps of the longer ones beside them."""
+def evaluation_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T O"]:
+    """Return the logits; examples of the trained range do not go through the steps of the longer ones beside them."""
     logits = torch.zeros_like(batch.targets)
     for rows in (batch.group == 0, batch.group > 0):
         if rows.any():
@@ -245,9 +253,3 @@ def tiled(parts: list[Float[Tensor, "T _"]]) -> Float[Tensor, "height width"]:
     rows = [row for part in parts for row in (part.mT, line)][:-1]
     enlarged: Tensor = torch.cat(rows).repeat_interleave(CELL, dim=0).repeat_interleave(CELL, dim=1)
     return enlarged
-
-
-@hookimpl
-def register_task(register: Register) -> None:
-    """Contribute `memory`."""
-    register("memory", Memory)

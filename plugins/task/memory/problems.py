@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: [B, T, I].
         targets: [B, T, O], 0 or 1.
-        mask: [B, T], True at the steps at which the targets are asked for.
+        mask: [B, T], True at the steps that are scored.
         group: [B], 0 for an example of the trained range, n for one of the n-th size that is tested by itself.
     """
 
@@ -53,8 +53,8 @@ def _right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def chances(seed: int, indices: list[int], count: int) -> Float[Tensor, "B count"]:
-    """Give the first `count` random numbers of each example, between 0 and 1, in float64."""
+def uniform(seed: int, indices: list[int], count: int) -> Float[Tensor, "B count"]:
+    """Return the first `count` random numbers of each example, uniform between 0 and 1, in float64."""
     key = mix(torch.tensor(seed) * GOLDEN)
     start = mix(key + torch.tensor(indices, dtype=torch.int64) * GOLDEN).unsqueeze(1)
     return (_right(mix(start + torch.arange(1, count + 1) * GOLDEN), 11).double() + 0.5) * 2.0**-53
@@ -88,7 +88,7 @@ class Problem(ABC):
 
     @classmethod
     def sizes(cls, low: int, high: int) -> list[Size]:
-        """Give the sizes of the trained range."""
+        """Return the sizes of the trained range."""
         return [Size(length) for length in range(low, high + 1)]
 
     @abstractmethod
@@ -106,7 +106,7 @@ class Copy(Problem):
         """Draw examples of 2 `length` + 1 steps."""
         length = size.length
         batch = _empty(len(indices), 2 * length + 1, self.inputs, self.outputs)
-        vectors = (chances(seed, indices, 8 * length) < 0.5).float().view(-1, length, 8)
+        vectors = (uniform(seed, indices, 8 * length) < 0.5).float().view(-1, length, 8)
         batch.inputs[:, :length, :8] = vectors
         batch.inputs[:, length, 8] = 1
         batch.targets[:, length + 1 :] = vectors
@@ -133,7 +133,7 @@ class RepeatCopy(Problem):
         """Draw examples of `length` + 1 + `length` x `repeats` + 1 steps."""
         length, repeats = size
         batch = _empty(len(indices), length * (repeats + 1) + 2, self.inputs, self.outputs)
-        vectors = (chances(seed, indices, 8 * length) < 0.5).float().view(-1, length, 8)
+        vectors = (uniform(seed, indices, 8 * length) < 0.5).float().view(-1, length, 8)
         batch.inputs[:, :length, :8] = vectors
         batch.inputs[:, length, 8] = 1
         batch.inputs[:, length, 9] = (repeats - self.MEAN) / self.DEVIATION
@@ -156,32 +156,32 @@ class AssociativeRecall(Problem):
         """Draw examples of 4 `length` + 8 steps."""
         items = size.length
         batch = _empty(len(indices), 4 * items + 8, self.inputs, self.outputs)
-        noise = chances(seed, indices, 1 + 18 * items)
+        noise = uniform(seed, indices, 1 + 18 * items)
         vectors = (noise[:, 1:] < 0.5).float().view(-1, items, 3, 6)
-        asked = (noise[:, 0] * (items - 1)).long()
-        everyone = torch.arange(len(indices))
+        queried = (noise[:, 0] * (items - 1)).long()
+        examples = torch.arange(len(indices))
         listed = batch.inputs[:, : 4 * items].view(-1, items, 4, self.inputs)
         listed[:, :, 0, 6] = 1
         listed[:, :, 1:, :6] = vectors
         batch.inputs[:, (4 * items, 4 * items + 4), 7] = 1
-        batch.inputs[:, 4 * items + 1 : 4 * items + 4, :6] = vectors[everyone, asked]
-        batch.targets[:, -3:] = vectors[everyone, asked + 1]
+        batch.inputs[:, 4 * items + 1 : 4 * items + 4, :6] = vectors[examples, queried]
+        batch.targets[:, -3:] = vectors[examples, queried + 1]
         batch.mask[:, -3:] = True
         return batch
 
 
 class NGrams(Problem):
-    """Foretell bits, each of which depends on the five before it (§4.4).
+    """Predict bits, each of which depends on the five before it (§4.4).
 
     An example has a table of its own: for each of the 32 contexts the chance of a 1, drawn from Beta(1/2, 1/2). Its
-    first five bits are even chances and are not asked for.
+    first five bits are fair coins and are not scored.
     """
 
     inputs, outputs, low, high, least = 1, 1, 200, 200, 6
     CONTEXT = 5
 
     def draw(self, seed: int, indices: list[int], size: Size) -> Batch:
-        """Draw examples of `length` - 1 steps: each reads a bit, and foretells the next."""
+        """Draw examples of `length` - 1 steps: each reads a bit, and predicts the next."""
         bits = self.bits(seed, indices, size.length)
         batch = _empty(len(indices), size.length - 1, 1, 1)
         batch.inputs[..., 0] = bits[:, :-1]
@@ -191,31 +191,31 @@ class NGrams(Problem):
 
     def bits(self, seed: int, indices: list[int], length: int) -> Float[Tensor, "B length"]:
         """Draw the bits, one place after the other for all examples at once."""
-        noise = chances(seed, indices, 2**self.CONTEXT + length)
+        noise = uniform(seed, indices, 2**self.CONTEXT + length)
         table = torch.sin(noise[:, : 2**self.CONTEXT] * torch.pi / 2) ** 2  # Beta(1/2, 1/2): the arcsine law
-        luck = noise[:, 2**self.CONTEXT :]
-        bits = luck < 0.5
+        u = noise[:, 2**self.CONTEXT :]
+        bits = u < 0.5
         context = torch.zeros(len(indices), 1, dtype=torch.int64)
         for place in range(length):
             if place >= self.CONTEXT:
-                bits[:, place : place + 1] = luck[:, place : place + 1] < table.gather(1, context)
+                bits[:, place : place + 1] = u[:, place : place + 1] < table.gather(1, context)
             context = (2 * context + bits[:, place : place + 1]) % 2**self.CONTEXT
         return bits.float()
 
 
-def best_foresight(bits: Float[Tensor, "B L"], asked: Bool[Tensor, "B L"]) -> Float[Tensor, "B"]:
-    """Give the bits of loss of the best estimator there is, over the places asked for: from the sixth to the last.
+def bayes_bits(bits: Float[Tensor, "B L"], scored: Bool[Tensor, "B L"]) -> Float[Tensor, "B"]:
+    """Return the bits of loss of the best estimator there is, over the scored places: from the sixth to the last.
 
     P(1 | context) = (N1 + 1/2) / (N0 + N1 + 1), N0 and N1 how often a 0 and a 1 followed it (Murphy 2012; §4.4).
     """
-    seen = bits.new_zeros(len(bits), 2**NGrams.CONTEXT, 2)
+    counts = bits.new_zeros(len(bits), 2**NGrams.CONTEXT, 2)
     context = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
-    everyone, loss = torch.arange(len(bits), device=bits.device), bits.new_zeros(len(bits))
-    for bit, counted in zip(bits.long().unbind(dim=1), asked.to(bits).unbind(dim=1), strict=True):
-        counts = seen[everyone, context]
-        chance = (counts[everyone, bit] + 0.5) / (counts.sum(dim=1) + 1)
-        loss = loss - counted * chance.log2()
-        seen[everyone, context, bit] += counted
+    examples, loss = torch.arange(len(bits), device=bits.device), bits.new_zeros(len(bits))
+    for bit, counted in zip(bits.long().unbind(dim=1), scored.to(bits).unbind(dim=1), strict=True):
+        seen = counts[examples, context]
+        probability = (seen[examples, bit] + 0.5) / (seen.sum(dim=1) + 1)
+        loss = loss - counted * probability.log2()
+        counts[examples, context, bit] += counted
         context = (2 * context + bit) % 2**NGrams.CONTEXT
     return loss
 
@@ -232,7 +232,7 @@ class PrioritySort(Problem):
         """Draw examples of `length` + 1 + 4/5 `length` steps."""
         length, written = size.length, max(1, size.length * 4 // 5)
         batch = _empty(len(indices), length + 1 + written, self.inputs, self.outputs)
-        noise = chances(seed, indices, 9 * length)
+        noise = uniform(seed, indices, 9 * length)
         vectors = (noise[:, : 8 * length] < 0.5).float().view(-1, length, 8)
         priority = 2 * noise[:, 8 * length :] - 1
         batch.inputs[:, :length, :8] = vectors
@@ -254,7 +254,7 @@ PROBLEMS: dict[str, Problem] = {
 
 
 def joined(batches: list[Batch]) -> Batch:
-    """Put examples of several sizes into one batch, padded behind: nothing is read there, and nothing asked for."""
+    """Return one batch of examples of several sizes, padded at the end: nothing is read or scored there."""
     steps = max(batch.inputs.shape[1] for batch in batches)
     padded = []
     for batch in batches:
