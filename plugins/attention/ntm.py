@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -100,6 +100,12 @@ class NTM(Attention):
         gated = torch.lerp(w_prev.to(content.dtype), content, torch.sigmoid(g).to(content.dtype))
         weights = sharpen(shift(gated, torch.softmax(s, dim=-1), mask), 1 + F.softplus(gamma), mask)
         return torch.bmm(weights, value), weights.unsqueeze(1) if need_weights else None
+
+    def kernel(self, name: str) -> Mapping[str, Any] | None:
+        """Offer `ntm`: weight and bias of k, β, g, s, γ = W query + b, and the score, all else being as above."""
+        if name != "ntm" or type(self) is not NTM:
+            return None
+        return {"weight": self.head.weight, "bias": self.head.bias, "score": self.score}
 
 
 def first(key: Float[Tensor, "B K Dk"], mask: Bool[Tensor, "B 1 K"] | None) -> Float[Tensor, "B 1 K"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,10 @@ class Cosine(ScoringFunction):
     ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]]:
         """q' = β q/|q|, k' = k/|k|."""
         return self.log_beta.exp() * unit(query), unit(key)
+
+    def kernel(self, name: str) -> Mapping[str, Tensor] | None:
+        """Offer `cosine`: log_beta, all else being as above."""
+        return {"log_beta": self.log_beta} if name == "cosine" and type(self) is Cosine else None
 
 
 def unit(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:

@@ -85,16 +85,12 @@ class HeadParameters(NamedTuple):
 
 def head_parameters(heads: Parts[Attention]) -> HeadParameters | None:
     """Return the heads' parameters where all offer the kernel `ntm` with a score that offers `cosine`, else None."""
-    offers = [head.kernel("ntm") for head in heads]
-    scores = [offer["score"].kernel("cosine") for offer in offers if offer is not None]
-    known = [(o, s) for o, s in zip(offers, scores, strict=False) if o is not None and s is not None]
-    if len(known) < len(heads):
+    ntm = [offer for head in heads if (offer := head.kernel("ntm")) is not None]
+    cosine = [offer for head in ntm if (offer := head["score"].kernel("cosine")) is not None]
+    if len(cosine) < len(heads):
         return None
-    return HeadParameters(
-        [offer["weight"] for offer, _ in known],
-        [offer["bias"] for offer, _ in known],
-        [score["log_beta"] for _, score in known],
-    )
+    weights, biases = [head["weight"] for head in ntm], [head["bias"] for head in ntm]
+    return HeadParameters(weights, biases, [score["log_beta"] for score in cosine])
 
 
 def sequence(

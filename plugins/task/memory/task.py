@@ -178,9 +178,7 @@ class Memory(Task):
 
     def transformer(self, make_attention: MakeAttention) -> Transformer:
         """Build the Transformer."""
-        return Transformer(
-            make_attention, self.problem.inputs, self.problem.outputs, self.transformer_dim, self.layers
-        )
+        return Transformer(make_attention, self.problem.inputs, self.problem.outputs, self.transformer_dim, self.layers)
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy of the scored bits (nats)."""
