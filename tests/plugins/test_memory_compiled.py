@@ -146,7 +146,7 @@ def test_without_a_c_compiler_one_line_says_what_it_costs_and_the_modules_run(
         ("ntm", "cosine", {}, True),
         ("ntm", "cosine", {"compile": False}, False),
         ("ntm", "scaled_dot", {}, False),
-        ("soft", "cosine", {}, False),
+        ("soft", "additive", {}, False),
         ("ntm", "cosine", {"controller": "feedforward"}, False),
     ],
 )

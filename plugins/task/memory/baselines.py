@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import MakeAttention
@@ -46,10 +46,10 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T T"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Return the block's output."""
         normed = self.norms[0](x)
-        x = x + self.out_proj(self.attention(normed, normed, normed, mask, need_weights=False)[0])
+        x = x + self.out_proj(self.attention(normed, normed, normed, causal=True, need_weights=False)[0])
         result: Tensor = x + self.feed_forward(self.norms[1](x))
         return result
 
@@ -78,9 +78,8 @@ class Transformer(nn.Module):
         steps = inputs.shape[1]
         x = self.embed(inputs)
         x = x + sinusoids(steps, x.shape[-1]).to(x)
-        mask = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril().expand(len(x), -1, -1)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x)
         logits: Tensor = self.out(self.norm(x))
         return logits
 

@@ -233,7 +233,9 @@ class TuringMachine(nn.Module):
 
     def attend(self, head: int, query: Tensor, memory: Tensor, weights: list[Tensor | None]) -> Float[Tensor, "B D"]:
         """Return what a head sees; its weights replace those of the step before."""
-        context, now = self.heads[head](query, memory, memory, previous=weights[head])
+        module = self.attentions()[head]
+        previous = {"previous": weights[head]} if module.recurrent else {}
+        context, now = module(query, memory, memory, **previous)
         weights[head] = now[:, :, -1:]
         seen: Tensor = context[:, -1]
         return seen
