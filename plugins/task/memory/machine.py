@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -233,7 +233,7 @@ class TuringMachine(nn.Module):
 
     def attend(self, head: int, query: Tensor, memory: Tensor, weights: list[Tensor | None]) -> Float[Tensor, "B D"]:
         """Return what a head sees; its weights replace those of the step before."""
-        module = self.attentions()[head]
+        module: Any = self.heads[head]
         previous = {"previous": weights[head]} if module.recurrent else {}
         context, now = module(query, memory, memory, **previous)
         weights[head] = now[:, :, -1:]
