@@ -190,5 +190,10 @@ def test_ci_runs_what_readme_says_on_each_python_that_is_supported():
     assert classified == [f"3.{minor}" for minor in range(int(low), int(high))]
 
 
+def test_the_torch_that_readme_installs_is_one_that_the_project_keeps():
+    (bound,) = re.findall(r"'torch(<[\d.]+)'", (ROOT / "README.md").read_text())
+    assert re.search(rf'"torch>=[\d.]+,{re.escape(bound)}"', (ROOT / "pyproject.toml").read_text())
+
+
 def test_the_version_is_one():
     assert f'version = "{attnbench.__version__}"' in (ROOT / "pyproject.toml").read_text()

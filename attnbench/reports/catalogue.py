@@ -62,17 +62,16 @@ def show_help(registry: Registry, commands: Iterable[str]) -> None:
     for kind in KINDS:
         table = Table(box=None, show_header=False, pad_edge=False)
         for component in registry.of(kind):
-            chosen = " ".join(f"{kind}.{option}" for option in options(component.cls))
+            defaults = " ".join(f"{kind}.{option}" for option in options(component.cls))
             table.add_row(f"  {kind}={component.name}", escape(component.summary))
-            if chosen:
-                table.add_row("", chosen, style="dim")
+            if defaults:
+                table.add_row("", defaults, style="dim")
         console.print(table)
         console.print()
-    for group, config in (("trainer", TrainerConfig), ("optimizer", OptimizerConfig)):
-        presets = "|".join(_presets(group))
-        settings = " ".join(f"{group}.{f.name}={shown(f.default)}" for f in fields(config))
-        console.print(f"  {group}={presets}", markup=False)
-        console.print(f"      {settings}", style="dim", markup=False)
+    for group, config in SETTINGS.items():
+        defaults = " ".join(f"{group}.{setting.name}={setting.default}" for setting in settings(config))
+        console.print(f"  {group}={'|'.join(_presets(group))}", markup=False)
+        console.print(f"      {defaults}", style="dim", markup=False)
     experiments = "|".join(_presets("experiment"))
     if experiments:
         console.print(f"  experiment={experiments}", markup=False)
@@ -85,8 +84,7 @@ def show_help(registry: Registry, commands: Iterable[str]) -> None:
 
 def _presets(group: str) -> list[str]:
     folder = files("attnbench.conf") / group
-    found = folder.iterdir() if folder.is_dir() else ()  # there may be no experiment yet
-    return sorted(entry.name.removesuffix(".yaml") for entry in found if entry.name.endswith(".yaml"))
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def family(component: Component) -> str:
@@ -174,12 +172,22 @@ def show_one(registry: Registry, word: str) -> None:
     for component in _called(registry, word):
         console.print(f"[bold]{component.kind}={component.name}[/bold]  {component.cls.__name__}\n")
         console.print(inspect.getdoc(component.cls) or "It has no docstring.", markup=False)
-        console.print("\noptions:")
+        console.print("\noptions:" if options(component.cls) else "\noptions: none")
         for option in options(component.cls):
             console.print(f"    {component.kind}.{option}  ({type_name(option.type)})", markup=False)
         console.print(f"from: {component.origin}", markup=False)
-        for other, reason in fits(registry, component).items():
-            console.print(f"may go with {other}" if reason is None else f"not with {other}: {reason}", markup=False)
+        _show_fits(console, fits(registry, component))
+
+
+def _show_fits(console: Console, reasons: Mapping[str, str | None]) -> None:
+    """Print what goes together in one line for each reason, since there are dozens of components."""
+    by_reason: dict[tuple[str, str | None], list[str]] = {}
+    for word, reason in reasons.items():
+        kind, _, name = word.partition("=")
+        by_reason.setdefault((kind, reason), []).append(name)
+    for (kind, reason), names in by_reason.items():
+        line = f"goes with {kind}=" if reason is None else f"not with {kind}="
+        console.print(line + ",".join(names) + (f": {reason}" if reason else ""), markup=False)
 
 
 def _called(registry: Registry, word: str) -> list[Component]:
@@ -189,21 +197,21 @@ def _called(registry: Registry, word: str) -> list[Component]:
     for key in registry.taken:
         if key[1] == name:
             registry.get(*key)
-    found = [component for component in registry.components.values() if component.name == name]
-    if not found:
+    components = [component for component in registry.components.values() if component.name == name]
+    if not components:
         for failure in registry.failures:
             if failure.name == name:
                 raise UsageError(str(failure))
         known = {component.name for component in registry.components.values()}
         raise UsageError(f"{name}: no such component; {nearest(name, known)}")
-    return found
+    return components
 
 
 def fits(registry: Registry, component: Component) -> dict[str, str | None]:
-    """Say what a component may be combined with, None, if their widths and options allow, and with what not, and why.
+    """Return what a component can be combined with: None where their widths and options allow it, else why not.
 
-    For an attention module that is every task, for a task every attention module, and for a scoring function,
-    which any task can use, every attention module.
+    For an attention module these are the tasks, for a task the attention modules, and for a scoring function, which
+    any task can use, the attention modules.
     """
     if component.kind == "attention":
         return {f"task={task.name}": registry.why_not(task.name, component.name) for task in registry.of("task")}
@@ -219,8 +227,8 @@ def fits(registry: Registry, component: Component) -> dict[str, str | None]:
 
 
 def as_json(registry: Registry, word: str | None) -> dict[str, Any]:
-    """Put what `show_list` and `show_one` print into what JSON can hold."""
-    chosen = _called(registry, word) if word else [component for kind in KINDS for component in registry.of(kind)]
+    """Return what `show_list` and `show_one` print, as JSON can hold it."""
+    components = _called(registry, word) if word else [component for kind in KINDS for component in registry.of(kind)]
     return {
         "components": [
             {
@@ -236,7 +244,7 @@ def as_json(registry: Registry, word: str | None) -> dict[str, Any]:
                 "origin": component.origin,
                 "fits": fits(registry, component),
             }
-            for component in chosen
+            for component in components
         ],
         "failures": [asdict(failure) for failure in registry.failures],
         "disabled": [{"name": source.name, "origin": source.origin} for source in registry.disabled],

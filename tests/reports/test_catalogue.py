@@ -24,7 +24,7 @@ def test_a_name_shows_docstring_options_origin_and_what_it_fits(cli):
         "    attention.num_heads=4  (int)",
         "    attention.embed_dim=null  (int | None)",
         "from: plugins/attention/multihead.py (shipped)",
-        "may go with task=date",
+        "goes with task=date",
     ):
         assert line in said.out.splitlines() or line in said.out
 
@@ -34,9 +34,12 @@ def test_a_name_may_say_its_kind(cli):
 
 
 def test_a_scoring_function_says_which_attention_uses_it_and_why_others_do_not(cli):
-    out = cli("list", "dot").out.splitlines()
-    assert "may go with attention=soft" in out
-    assert "not with attention=uniform: it uses no scoring function" in out
+    lines = cli("list", "dot").out.splitlines()
+    (goes,) = [line.removeprefix("goes with attention=") for line in lines if line.startswith("goes with ")]
+    assert {"soft", "multihead"} <= set(goes.split(","))
+    (reason,) = [line for line in lines if line.startswith("not with ")]
+    assert "uniform" in reason.removeprefix("not with attention=").split(":")[0].split(",")
+    assert reason.endswith(": it uses no scoring function")
 
 
 @pytest.mark.parametrize(
