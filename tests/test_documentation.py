@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -197,3 +198,11 @@ def test_the_torch_that_readme_installs_is_one_that_the_project_keeps():
 
 def test_the_version_is_one():
     assert f'version = "{attnbench.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_what_plugins_may_import_is_there():
+    rows = re.findall(r"^\| `attnbench\.?(\w*)` \|", (ROOT / "plugins/README.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 6
+    assert {row for row in rows if row} <= set(attnbench.__all__)
+    modules = {name for name in attnbench.__all__ if isinstance(getattr(attnbench, name), ModuleType)}
+    assert modules <= set(rows)

@@ -19,6 +19,7 @@ from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, options, shown, takes_score, type_name
+from attnbench.tokens import TokenTask
 
 #: The families that components are listed by: heading, and which classes belong; the first that holds. A class says so
 #: through its contract, so that anyone's component is listed where it belongs, and no table of names is kept.
@@ -33,7 +34,10 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "attention=NAME, with a state that runs along the keys": lambda cls: not cls.baseline,
         "attention=NAME, baselines": lambda cls: True,
     },
-    "task": {"task=NAME": lambda cls: True},
+    "task": {
+        "task=NAME, next tokens of generated sequences": lambda cls: issubclass(cls, TokenTask),
+        "task=NAME": lambda cls: True,
+    },
 }
 #: The groups of a run's own options.
 SETTINGS: Mapping[str, type] = {"trainer": TrainerConfig, "optimizer": OptimizerConfig}
