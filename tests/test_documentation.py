@@ -1,5 +1,6 @@
 """The documentation is true where a program can tell: tables, commands, links, files."""
 
+import json
 import re
 import shlex
 from dataclasses import fields
@@ -8,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from conftest import SMALL
 from write_tables import PAGES, filled
 
 import attnbench
@@ -162,6 +164,16 @@ def test_every_environment_variable_is_documented():
     sources = [path.read_text() for folder in ("attnbench", "plugins") for path in (ROOT / folder).rglob("*.py")]
     read = set(re.findall(r"environ(?:\.get\(|\[)\"(ATTNBENCH_\w+)\"", "\n".join(sources)))
     assert read <= set(re.findall(r"^\| `(ATTNBENCH_\w+)`", (ROOT / "attnbench/README.md").read_text(), re.MULTILINE))
+
+
+def test_every_key_of_a_result_is_documented(cli, tmp_path):
+    assert cli("hydra.run.dir=ran", *SMALL).code == 0
+    chapter = (
+        (ROOT / "attnbench/README.md").read_text().partition("The keys of `result.json`")[2].partition("\n\nThe ")[0]
+    )
+    rows = re.findall(r"^\| (`.+?) \|", chapter, re.MULTILINE)
+    documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert set(json.loads((tmp_path / "ran" / "result.json").read_text())) == documented
 
 
 def test_a_table_of_trained_models_names_its_seeds():
