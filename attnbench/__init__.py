@@ -1,10 +1,8 @@
 """attnbench: the bench on which attention mechanisms are proven. All that a plugin imports is here."""
 
-from pathlib import Path
+from attnbench import startup  # noqa: F401 (before all others)
 
-if (Path(__file__).parent.parent / "pyproject.toml").is_file():  # a checkout: conf/ and plugins/ lie beside this folder
-    __path__.append(str(Path(__file__).parent.parent))
-
+# isort: split
 from attnbench import chunkwise, downloads, hosts, sampling
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl

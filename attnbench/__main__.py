@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.modules["attnbench"].__file__ is None:  # a folder of that name, as beside a checkout, hides what is installed
+    sys.path.pop(0)
+    del sys.modules["attnbench"]
+
 import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -18,99 +23,102 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+import attnbench
+from attnbench.config import refuse_expressions
 from attnbench.errors import Interrupted, UsageError, first_line, nearest
 from attnbench.registry import Registry
-from attnbench.schema import KINDS, explain, shown
+from attnbench.schema import KINDS, explain, format_value
 from attnbench.sweep import Job, finish
 
 
-def list_components(registry: Registry, arguments: list[str]) -> None:
+def list_components(registry: Registry, words: list[str]) -> None:
     """List every component there is to choose, and every plugin that failed to load; with NAME, all about one."""
-    taken = parser("list", list_components)
-    taken.add_argument("name", nargs="?", metavar="NAME", help="such as multihead, or attention=multihead")
-    taken.add_argument("--json", action="store_true", help="the same, for programs")
-    given = taken.parse_args(arguments)
+    parser = make_parser("list", list_components)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="such as multihead, or attention=multihead")
+    parser.add_argument("--json", action="store_true", help="the same, for programs")
+    args = parser.parse_args(words)
     from attnbench.reports import catalogue
 
-    if given.json:
-        print(json.dumps(catalogue.as_json(registry, given.name), indent=2, ensure_ascii=False))
-    elif given.name:
-        catalogue.show_one(registry, given.name)
+    if args.json:
+        print(json.dumps(catalogue.as_json(registry, args.name), indent=2, ensure_ascii=False))
+    elif args.name:
+        catalogue.show_one(registry, args.name)
     else:
         catalogue.show_list(registry)
 
 
-def evaluate(registry: Registry, arguments: list[str]) -> None:
+def evaluate(registry: Registry, words: list[str]) -> None:
     """Measure a run's best checkpoint on its test data, or on other data: evaluate RUN_FOLDER task.file=PATH."""
-    taken = parser("evaluate", evaluate)
-    taken.add_argument("run_folder", type=Path)
-    taken.add_argument("overrides", nargs="*", metavar="key=value", help="what to change in the run's config")
-    given = taken.parse_args(arguments)
+    parser = make_parser("evaluate", evaluate)
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what to change in the run's config")
+    args = parser.parse_args(words)
     from attnbench import run
 
-    for tag, value in run.evaluate(given.run_folder, registry, given.overrides).items():
+    for tag, value in run.evaluate(args.run_folder, registry, args.overrides).items():
         print(f"{tag} {value:.6g}")
 
 
-def compare(registry: Registry, arguments: list[str]) -> None:
+def compare(registry: Registry, words: list[str]) -> None:
     """Compare runs: seeds grouped, differences tested, costs beside them. Damaged and unfinished folders are listed."""
-    taken = parser("compare", compare)
-    taken.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what holds them")
-    taken.add_argument("--by", default="", help="what makes a group, such as attention,scoring; else all but the seed")
-    taken.add_argument("--metric", help="such as test/exact_match or train_seconds; else each task's primary metric")
-    taken.add_argument("--baseline", help="the group to compare the others with, such as uniform; else the best")
-    taken.add_argument("--target", type=float, help="of the validation metric, for the time to reach it")
-    form = taken.add_mutually_exclusive_group()
+    parser = make_parser("compare", compare)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what holds them")
+    parser.add_argument("--by", default="", help="what makes a group, such as attention,scoring; else all but the seed")
+    parser.add_argument("--metric", help="such as test/exact_match or train_seconds; else each task's primary metric")
+    parser.add_argument("--baseline", help="the group to compare the others with, such as uniform; else the best")
+    parser.add_argument("--target", type=float, help="of the validation metric, for the time to reach it")
+    form = parser.add_mutually_exclusive_group()
     form.set_defaults(form="terminal")
     for name in ("csv", "json", "markdown"):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
-    taken.add_argument("--html", type=Path, metavar="FILE", help="write a page, with curves and pictures, too")
-    given = taken.parse_args(arguments)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, with curves and pictures, too")
+    args = parser.parse_args(words)
     from attnbench.reports import tables
     from attnbench.reports.compare import printable, tabulate
     from attnbench.reports.runs import read_all
 
-    for folder in given.folders:
+    for folder in args.folders:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
-    runs, damaged = read_all(given.folders)
-    by = [key.strip() for key in given.by.split(",") if key.strip()]
+    runs, damaged = read_all(args.folders)
+    by = [key.strip() for key in args.by.split(",") if key.strip()]
     try:
-        compared, unfit = tabulate(runs, by=by, metric=given.metric, baseline=given.baseline, target=given.target)
+        compared, unfit = tabulate(runs, by=by, metric=args.metric, baseline=args.baseline, target=args.target)
     finally:
         for entry in damaged:
             print(printable(entry), file=sys.stderr)
     for entry in unfit:
         print(printable(entry), file=sys.stderr)
-    tables.FORMS[given.form](compared, [*damaged, *unfit])
-    if given.html is not None:
+    tables.FORMS[args.form](compared, [*damaged, *unfit])
+    if args.html is not None:
         from attnbench.reports import page
 
-        page.write(given.html, compared, [*damaged, *unfit])
-        print(f"{given.html}: written", file=sys.stderr)
+        page.write(args.html, compared, [*damaged, *unfit])
+        print(f"{args.html}: written", file=sys.stderr)
 
 
-def check(registry: Registry, arguments: list[str]) -> None:
+def check(registry: Registry, words: list[str]) -> None:
     """Hold components to the laws of their kind: check additive multihead my_file.py; everything if none is named.
 
     Exits with 1 when a law is broken, and shows the smallest case that breaks it.
     """
-    taken = parser("check", check)
-    taken.add_argument("names", nargs="*", metavar="NAME", help="a registered name, or a file or folder of components")
-    taken.add_argument("--device", default="cpu", help="where: cpu, cuda")
-    given = taken.parse_args(arguments)
+    parser = make_parser("check", check)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a registered name, or a file or folder of components")
+    parser.add_argument("--device", default="cpu", help="where: cpu, cuda")
+    args = parser.parse_args(words)
     from attnbench import contract
     from attnbench.contract.findings import show_laws
 
     known = {component.name for component in registry.components.values()}
-    paths = [Path(name) for name in given.names if name not in known and _is_path(name)]
-    names = [name for name in given.names if Path(name) not in paths]
+    paths = [Path(name) for name in args.names if name not in known and _is_path(name)]
+    names = [name for name in args.names if Path(name) not in paths]
     registry = Registry.load(*paths) if paths else registry
     components = contract.named(registry, names) if names or not paths else []
     components += [component for path in paths for component in contract.written_in(registry, path)]
-    found = contract.check_all(components, registry, given.device)
-    show_laws(found, {name: law.__doc__ or "" for c in components for name, law in contract.laws_for(c.kind).items()})
-    if any(finding.status == "broken" for findings in found.values() for finding in findings):
+    findings = contract.check_all(components, registry, args.device)
+    laws = [law for component in components for law in contract.laws_for(component.kind).items()]
+    show_laws(findings, {name: law.__doc__ or "" for name, law in laws})
+    if any(finding.status == "broken" for of_one in findings.values() for finding in of_one):
         raise SystemExit(1)
 
 
@@ -125,56 +133,44 @@ def _is_path(name: str) -> bool:
     return named or path.is_dir()
 
 
-def refuse_calls(arguments: list[str]) -> None:
+def refuse_calls(words: list[str]) -> None:
     """Refuse a folder of configs that would have Hydra call something: it may be someone else's.
 
     Raises:
-        UsageError: --experimental-rerun, which unpickles; or a config of --config-dir or --config-path that has
-            `_target_`, other folders to search, or an interpolation that is more than another value of the config.
+        UsageError: --experimental-rerun, which unpickles; or a config of --config-dir or --config-path that is no YAML,
+            or that `refuse_expressions` refuses.
     """
-    given = get_args_parser().parse_args(arguments)
-    if given.experimental_rerun:
+    args = get_args_parser().parse_args(words)
+    if args.experimental_rerun:
         raise UsageError("--experimental-rerun would execute what a file says; resume=RUN_FOLDER reads it as data")
-    for folder in (given.config_dir, given.config_path):
+    for folder in (args.config_dir, args.config_path):
         for path in sorted(Path(folder).rglob("*.yaml")) if folder else []:
             try:
-                _refuse_calls(path, yaml.safe_load(path.read_text(encoding="utf-8")))
+                values = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (ValueError, yaml.YAMLError) as error:
                 raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+            refuse_expressions(path, values, references=True)
 
 
-def _refuse_calls(path: Path, value: object, key: str = "") -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name in ("_target_", "searchpath"):
-                raise UsageError(f"{path}: {key}{name}: a config names registered components only; take it out")
-            _refuse_calls(path, inner, f"{key}{name}.")
-    elif isinstance(value, list):
-        for inner in value:
-            _refuse_calls(path, inner, key)
-    elif isinstance(value, str) and "${" in re.sub(r"\$\{[\w.]+\}", "", value):
-        raise UsageError(f"{path}: {key.rstrip('.')}: `{value}` is to be computed; `${{name.of.a.value}}` is allowed")
-
-
-def predict(registry: Registry, arguments: list[str]) -> None:
+def predict(registry: Registry, words: list[str]) -> None:
     """Let a trained model answer for a text of your own: predict RUN_FOLDER "text", or the text on standard input."""
-    taken = parser("predict", predict)
-    taken.add_argument("run_folder", type=Path)
-    taken.add_argument("text", nargs="*", help="else standard input is read")
-    taken.add_argument(
+    parser = make_parser("predict", predict)
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("text", nargs="*", help="else standard input is read")
+    parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="of the words' weights; prediction.png if not given"
     )
-    given = taken.parse_args(arguments)
-    text = " ".join(given.text) or sys.stdin.read()
+    args = parser.parse_args(words)
+    text = " ".join(args.text) or sys.stdin.read()
     if not text.strip():
         raise UsageError('predict: the text is empty; predict RUN_FOLDER "text", or the text on standard input')
     from attnbench import run
     from attnbench.reports import prediction
 
-    answer = run.predict(given.run_folder, registry, text)
+    answer = run.predict(args.run_folder, registry, text)
     prediction.show(answer)
     if answer.looked is not None:
-        picture = given.picture or Path("prediction.png")
+        picture = args.picture or Path("prediction.png")
         prediction.draw(answer, picture)
         print(f"{picture}: written", file=sys.stderr)
 
@@ -204,37 +200,37 @@ def resume(registry: Registry, folder: Path, overrides: list[str]) -> None:
     run.resume(folder, registry, overrides)
 
 
-def new(registry: Registry, arguments: list[str]) -> None:
+def new(registry: Registry, words: list[str]) -> None:
     """Write a plugin that works, to be changed where it says so: new scoring|attention|task NAME."""
-    taken = parser("new", new)
-    taken.add_argument("kind", help="scoring, attention or task")
-    taken.add_argument("name", metavar="NAME", help="the word on the command line")
-    taken.add_argument("--package", action="store_true", help="a project to install and share, not plugins/NAME.py")
-    given = taken.parse_args(arguments)
+    parser = make_parser("new", new)
+    parser.add_argument("kind", help="scoring, attention or task")
+    parser.add_argument("name", metavar="NAME", help="the word on the command line")
+    parser.add_argument("--package", action="store_true", help="a project to install and share, not plugins/NAME.py")
+    args = parser.parse_args(words)
     from attnbench import scaffold
 
-    plugin, *others = scaffold.new(registry, given.kind, given.name, package=given.package)
+    plugin, *others = scaffold.new(registry, args.kind, args.name, package=args.package)
     print(f"wrote {', '.join(map(str, (plugin, *others)))}")
-    if given.package:
+    if args.package:
         print(f"next: cd {plugin.parent}; pip install -e '.[test]'; pytest")
     else:
-        print(f"next: python -m attnbench check {plugin}; python -m attnbench {given.kind}={given.name}")
+        print(f"next: python -m attnbench check {plugin}; python -m attnbench {args.kind}={args.name}")
 
 
-def bench(registry: Registry, arguments: list[str]) -> None:
+def bench(registry: Registry, words: list[str]) -> None:
     """Measure time and memory by length, beside torch's own, and write bench.json and bench.png into a folder."""
     from attnbench.bench import BenchConfig
 
-    defaults = " ".join(f"{f.name}={shown(getattr(BenchConfig(), f.name))}" for f in fields(BenchConfig))
-    taken = parser("bench", bench)
-    taken.epilog = f"defaults: {defaults}; besides, attention.OPTION=VALUE and scoring.OPTION=VALUE; "
-    taken.epilog += "attention=null measures scoring functions by themselves"
-    taken.add_argument("words", nargs="*", metavar="key=value", help="such as attention=soft,multihead length=128,512")
-    given = taken.parse_args(arguments)
+    defaults = " ".join(f"{f.name}={format_value(getattr(BenchConfig(), f.name))}" for f in fields(BenchConfig))
+    parser = make_parser("bench", bench)
+    parser.epilog = f"defaults: {defaults}; besides, attention.OPTION=VALUE and scoring.OPTION=VALUE; "
+    parser.epilog += "attention=null measures scoring functions by themselves"
+    parser.add_argument("words", nargs="*", metavar="key=value", help="such as attention=soft,multihead length=128,512")
+    args = parser.parse_args(words)
     from attnbench import bench as benching
     from attnbench.reports import costs
 
-    result = benching.run(registry, given.words, say=lambda line: print(line, file=sys.stderr))
+    result = benching.run(registry, args.words, say=lambda line: print(line, file=sys.stderr))
     folder = Path(result["config"]["output"])
     costs.draw(result, folder / "bench.png")
     costs.show(result)
@@ -260,7 +256,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.prog.removeprefix('python -m attnbench ')}: {message}; see {self.prog} --help")
 
 
-def parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
+def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
     """Make a command's parser; its docstring is its help."""
     return Parser(f"python -m attnbench {name}", description=command.__doc__, allow_abbrev=False)
 
@@ -274,7 +270,7 @@ def complaint(error: Exception, registry: Registry) -> str:
                 registry.get(group, name)
             except UsageError as better:
                 return str(better)
-        top = f"no config '{name}' is there; without --config-name and --config-path attnbench's own is taken"
+        top = f"no config '{name}' is there; without --config-name and --config-path attnbench's own is parser"
         return f"{group}={name}: no such {group}; {nearest(name, error.options or ())}" if group else top
     file = re.match(r"In '(.+)': \w+ raised while composing config", str(error))
     cause = error.__context__ if file else error.__cause__
@@ -293,9 +289,12 @@ def complaint(error: Exception, registry: Registry) -> str:
     return " ".join(text.split())
 
 
-def dispatch(arguments: list[str]) -> None:
+def dispatch(words: list[str]) -> None:
     """Do what the command line says."""
-    word = arguments[0] if arguments else ""
+    word = words[0] if words else ""
+    if "--version" in words and word not in COMMANDS:
+        print(f"attnbench {attnbench.__version__}")
+        return
     registry = Registry.load()
     if word != "list":
         for failure in registry.failures:
@@ -306,14 +305,13 @@ def dispatch(arguments: list[str]) -> None:
 
             show_help(registry, COMMANDS)
         elif word in COMMANDS:
-            COMMANDS[word](registry, arguments[1:])
+            COMMANDS[word](registry, words[1:])
         elif word and "=" not in word and not word.startswith(("-", "+", "~")):
             raise UsageError(f"{word}: no such command; {nearest(word, COMMANDS)}; a run is GROUP=NAME")
-        elif any(argument.startswith("resume=") for argument in arguments):
-            folder = next(argument for argument in arguments if argument.startswith("resume="))
-            resume(registry, Path(folder.removeprefix("resume=")), [a for a in arguments if a != folder])
+        elif resumed := next((word for word in words if word.startswith("resume=")), None):
+            resume(registry, Path(resumed.removeprefix("resume=")), [word for word in words if word != resumed])
         else:
-            start(registry, arguments)
+            start(registry, words)
     except (HydraException, OmegaConfBaseException, OSError) as error:
         raise UsageError(complaint(error, registry)) from error
 

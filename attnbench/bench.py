@@ -14,10 +14,11 @@ import torch.nn.functional as F  # noqa: N812
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from attnbench.config import mechanism
 from attnbench.errors import UsageError, first_line, nearest
 from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
-from attnbench.registry import Registry, no_scoring
+from attnbench.registry import Registry
 from attnbench.schema import fill, takes_score
 
 #: Of these words the values may be several, with commas between them.
@@ -245,14 +246,14 @@ def chosen(
         return
     scored = [name for name in config.attention if takes_score(registry.get("attention", name).cls)]
     if config.attention and not scored and any(word.startswith("scoring") for word in words):
-        raise UsageError(no_scoring(config.attention[0]))
+        raise UsageError(registry.incompatibility(config.attention[0], scoring=config.scoring[0]))
     for name in config.attention:
         if config.weights and not registry.get("attention", name).cls.has_weights:
             raise UsageError(f"weights=true: attention={name} has no weights to give; leave one of them out")
         attention = {"name": name, **options["attention"]}
         for score in scorings if name in scored else [None]:
             module = registry.build_attention(attention, score, **widths)
-            yield f"{name}-{score['name']}" if score else name, Ours(module, config.weights)
+            yield mechanism(name, str(score["name"]) if score else None), Ours(module, config.weights)
 
 
 def at_length(

@@ -1,10 +1,12 @@
-"""A run's own options: trainer and optimizer, their defaults, and the least that a number may be."""
+"""A run's own options: trainer and optimizer, their defaults, the least of a number; and what no config may hold."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -118,3 +120,34 @@ def check_numbers(config: DictConfig) -> None:
     norm = OmegaConf.select(config, "trainer.gradient_clip")
     if norm is not None and not norm > 0:
         raise UsageError(f"trainer.gradient_clip={norm}: it is above 0; null turns clipping off")
+
+
+def mechanism(attention: str, scoring: str | None) -> str:
+    """Return the label of an attention module and its scoring function, if it uses one."""
+    return attention if scoring is None else f"{attention}-{scoring}"
+
+
+def refuse_expressions(path: Path, value: Any, *, references: bool = False, key: str = "") -> None:
+    """Refuse what would be computed, called or searched for: a config may be anybody's, and is read as data.
+
+    Args:
+        path: the file, for the message.
+        value: what it holds.
+        references: whether `${name.of.a.value}`, another value of the same config, is allowed.
+        key: where in the file `value` stands.
+
+    Raises:
+        UsageError: it holds an expression `${...}`, a `_target_` or a `searchpath`.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            inner_key = f"{key}.{name}".lstrip(".")
+            if name in ("_target_", "searchpath"):
+                raise UsageError(f"{path}: {inner_key}: a config names registered components only; take it out")
+            refuse_expressions(path, inner, references=references, key=inner_key)
+    elif isinstance(value, list):
+        for inner in value:
+            refuse_expressions(path, inner, references=references, key=key)
+    elif isinstance(value, str) and "${" in (re.sub(r"\$\{[\w.]+\}", "", value) if references else value):
+        allowed = "; `${name.of.a.value}` is" if references else ""
+        raise UsageError(f"{path}: {key}: `{value}`: expressions are not allowed here{allowed}")

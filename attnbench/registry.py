@@ -12,11 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from attnbench.config import RunConfig
+from attnbench.config import RunConfig, mechanism
 from attnbench.errors import UsageError, nearest
 from attnbench.interfaces import Attention, ScoringFunction, Task
 from attnbench.loading import BASES, Component, Failure, Source, clash, load, reason, sources
-from attnbench.schema import arguments, fill, node, takes_score
+from attnbench.schema import constructor_arguments, fill, node, takes_score
 
 
 @dataclass
@@ -87,19 +87,20 @@ class Registry:
             else:
                 store(group=component.kind, name=component.name, node=made)
         OmegaConf.register_new_resolver("mechanism", self.mechanism, replace=True)
-        OmegaConf.register_new_resolver("differs", differs, replace=True)
+        OmegaConf.register_new_resolver("override_suffix", override_suffix, replace=True)
 
-    def mechanism(self, attention: str, scoring: str) -> str:
-        """Name an attention module with its scoring function, if it uses one."""
-        known = self.components.get(("attention", attention))
-        return attention if known is not None and not takes_score(known.cls) else f"{attention}-{scoring}"
+    def mechanism(self, attention: str, scoring: str | None) -> str:
+        """Return the label of an attention module and its scoring function, if it uses one."""
+        component = self.components.get(("attention", attention))
+        unused = component is not None and not takes_score(component.cls)
+        return mechanism(attention, None if unused else scoring)
 
     def of(self, kind: str) -> list[Component]:
-        """Give the components of a kind, by name."""
+        """Return the components of a kind, by name."""
         return [self.components[key] for key in sorted(self.components) if key[0] == kind]
 
     def get(self, kind: str, name: str) -> Component:
-        """Find a component.
+        """Return a component.
 
         Raises:
             UsageError: there is none of that name, or the plugin of that name failed, or two plugins claim it.
@@ -115,13 +116,16 @@ class Registry:
             raise UsageError(f"{kind}={name}: no such {kind}; {nearest(name, (c.name for c in self.of(kind)))}")
         return self.components[key]
 
-    def why_not(self, task: str, attention: str) -> str | None:
-        """Say why a task's host cannot use an attention module; None when it can.
+    def incompatibility(self, attention: str, *, task: str | None = None, scoring: str | None = None) -> str | None:
+        """Return why an attention module goes with neither that task nor that scoring function; None where it does.
 
         Raises:
-            UsageError: there is no such task or attention.
+            UsageError: there is no such attention or task.
         """
-        if self.get("attention", attention).cls.recurrent and not self.get("task", task).cls.stepwise:
+        cls = self.get("attention", attention).cls
+        if scoring is not None and not takes_score(cls):
+            return f"scoring=: attention={attention} uses no scoring function; leave scoring= out"
+        if task is not None and cls.recurrent and not self.get("task", task).cls.stepwise:
             return (
                 f"attention={attention} moves from where it looked before, one query at a time, "
                 f"and the host of task={task} asks all its queries at once"
@@ -142,7 +146,7 @@ class Registry:
         component = self.get(kind, str(config["name"]))
         filled = fill(kind, node(component.name, component.cls), config)
         try:
-            return component.cls(**framework, **arguments(filled, component.cls))
+            return component.cls(**framework, **constructor_arguments(filled, component.cls))
         except ValueError as error:
             raise UsageError(f"{kind}={component.name}: {error}") from error
 
@@ -162,9 +166,9 @@ class Registry:
         """
         component = self.get("attention", str(attention["name"]))
         widths = {"query_dim": query_dim, "key_dim": key_dim, "value_dim": value_dim}
+        if scoring is not None and (reason := self.incompatibility(component.name, scoring=str(scoring["name"]))):
+            raise UsageError(reason)
         if not takes_score(component.cls):
-            if scoring is not None:
-                raise UsageError(no_scoring(component.name))
             return self.build("attention", attention, **widths)  # type: ignore[no-any-return]
         if scoring is None:
             known = ", ".join(c.name for c in self.of("scoring"))
@@ -177,19 +181,14 @@ class Registry:
         return self.build("attention", attention, **widths, score=score)  # type: ignore[no-any-return]
 
 
-def differs(overrides: Sequence[str]) -> str:
+def override_suffix(overrides: Sequence[str]) -> str:
     """Name what was typed, for the run folder's name: `_optimizer.lr-0.1`; its path tells the rest."""
     typed = [override for override in overrides if override.partition("=")[0] not in (*BASES, "seed")]
     words = "".join(f"_{override.lstrip('+')}" for override in typed)
     return re.sub(r"[^\w.+-]+", "-", words)[:80]
 
 
-def no_scoring(attention: str) -> str:
-    """Say that an attention module uses no scoring function."""
-    return f"scoring=: attention={attention} uses no scoring function; leave scoring= out"
-
-
-def build(kind: str, name: str, *, scoring: str | Mapping[str, Any] | None = None, **given: Any) -> Any:
+def build(kind: str, name: str, *, scoring: str | Mapping[str, Any] | None = None, **arguments: Any) -> Any:
     """Make any registered component for your own program, without Hydra or Lightning.
 
         attnbench.build("attention", "multihead", query_dim=64, key_dim=64, value_dim=64,
@@ -200,7 +199,7 @@ def build(kind: str, name: str, *, scoring: str | Mapping[str, Any] | None = Non
         name: its registered name (`python -m attnbench list` shows them all).
         scoring: for an attention module that uses one, the scoring function's name, or a mapping of its name and
             options: {"name": "additive", "hidden_dim": 32}.
-        given: the widths, and the component's options.
+        arguments: the widths, and the component's options.
 
     Raises:
         UsageError: an unknown name, a misspelt option, a value of the wrong type, widths that do not fit.
@@ -210,11 +209,11 @@ def build(kind: str, name: str, *, scoring: str | Mapping[str, Any] | None = Non
         raise UsageError(f"kind '{kind}': no such kind of component; {nearest(kind, BASES)}")
     component = registry.get(kind, name)
     positional = [p for p in ("query_dim", "key_dim", "value_dim") if p in inspect.signature(component.cls).parameters]
-    missing = [p for p in positional if p not in given]
+    missing = [p for p in positional if p not in arguments]
     if missing:
         raise UsageError(f"{kind} '{name}' needs {', '.join(f'{p}=' for p in missing)}")
-    framework = {p: given.pop(p) for p in positional}
-    config = {"name": name, **given}
+    framework = {p: arguments.pop(p) for p in positional}
+    config = {"name": name, **arguments}
     if kind == "attention":
         chosen = {"name": scoring} if isinstance(scoring, str) else scoring
         return registry.build_attention(config, chosen, **framework)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import attnbench
-from attnbench.config import Accelerator, OptimizerConfig, Precision, TrainerConfig, check_numbers
+from attnbench.config import Accelerator, OptimizerConfig, Precision, TrainerConfig, check_numbers, mechanism
 from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.interfaces import Prediction, Task
 from attnbench.measure import peak_memory, reset_peak_memory
@@ -167,7 +167,7 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
     Raises:
         UsageError: the components do not fit each other, or one refuses its options (see `Task.model`).
     """
-    if (reason := registry.why_not(config.task.name, config.attention.name)) is not None:
+    if (reason := registry.incompatibility(config.attention.name, task=config.task.name)) is not None:
         raise UsageError(f"{reason}; choose another attention")
     task: Task = registry.build("task", config.task)
     task.seed = config.seed
@@ -218,7 +218,7 @@ def _fit_and_test(
     experiment.total_steps = total
     record, checkpoints = TrainingRecord(settings, total, batches.size), Checkpoints(folder / "checkpoints")
     chosen = identity(config)
-    name = f"{chosen['task']} {registry.mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
+    name = f"{chosen['task']} {mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     result.update(parameters=count_parameters(model), primary=f"test/{task.primary}", mode=task.mode, goal=task.goal)
     logger = EventLog(folder, done if go_on else None)
     if not go_on:

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnbench.config import RunConfig
+from attnbench.config import RunConfig, refuse_expressions
 from attnbench.errors import UsageError, first_line
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, explain, node
@@ -115,20 +115,8 @@ def load(folder: Path, registry: Registry, overrides: list[str]) -> DictConfig:
         raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: not the config of a run")
-    _refuse_computed(path, values)
+    refuse_expressions(path, values)
     return typed(registry, {str(key): value for key, value in values.items()}, overrides)
-
-
-def _refuse_computed(path: Path, value: Any, key: str = "") -> None:
-    """Refuse `${...}`: a run writes plain values, and someone else's config must read neither environment nor files."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _refuse_computed(path, inner, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for inner in value:
-            _refuse_computed(path, inner, key)
-    elif isinstance(value, str) and "${" in value:
-        raise UsageError(f"{path}: {key}: `{value}` is to be computed, and a run's config holds plain values")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

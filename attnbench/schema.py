@@ -38,22 +38,22 @@ class Option:
     default: Any
 
     def __str__(self) -> str:
-        return f"{self.name}={shown(self.default)}"
+        return f"{self.name}={format_value(self.default)}"
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Write a value as it is typed on the command line."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(format_value, value))}]"
     return str(value)
 
 
 def parameters(cls: type) -> list[inspect.Parameter]:
-    """Give the constructor's parameters, without self."""
+    """Return the constructor's parameters, without self."""
     return list(inspect.signature(cls).parameters.values())
 
 
@@ -77,7 +77,7 @@ def options(cls: type) -> list[Option]:
             f"{cls.__name__}.__init__ has a type that is not there when it runs, '{error.name}': "
             "import it outside `if TYPE_CHECKING`"
         ) from error
-    found = []
+    result = []
     for parameter in parameters(cls):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise UnfitError(f"{cls.__name__} takes {parameter}: name each option, with its type and default")
@@ -93,8 +93,8 @@ def options(cls: type) -> list[Option]:
             raise UnfitError(f"{where} has no default: write `{name}: {type_name(hints[name])} = ...`")
         if isinstance(parameter.default, list | dict | set):
             raise UnfitError(f"{where} has a mutable default: write a tuple, `{name}: tuple[int, ...] = (1, 2)`")
-        found.append(Option(name, hints[name], parameter.default))
-    return found
+        result.append(Option(name, hints[name], parameter.default))
+    return result
 
 
 def check_signature(kind: str, cls: type) -> None:
@@ -185,7 +185,7 @@ def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
 
 
 def _without_none(hint: Any) -> Any:
-    """Give X of `X | None`, and any other type as it is."""
+    """Return X of `X | None`, and any other type as it is."""
     arms = [arm for arm in get_args(hint) if arm is not type(None)]
     return arms[0] if get_origin(hint) in (Union, types.UnionType) and len(arms) == 1 else hint
 
@@ -211,20 +211,20 @@ def fill(label: str, made: type, values: Mapping[str, Any]) -> DictConfig:
         raise UsageError(explain(error, prefix=label)) from error
 
 
-def arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, Any]:
+def constructor_arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, Any]:
     """Turn a filled node into the constructor's keyword arguments."""
     plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
     assert isinstance(plain, dict)
-    given = {}
+    result = {}
     for option in options(cls):
         value = plain[option.name]
         word = isinstance(value, Enum) and get_origin(_without_none(option.type)) is Literal
-        given[option.name] = value.name if word else tuple(value) if isinstance(value, list) else value
-    return given
+        result[option.name] = value.name if word else tuple(value) if isinstance(value, list) else value
+    return result
 
 
 def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
-    """Turn OmegaConf's account of a bad key or value into one line that names it and what was expected.
+    """Return what OmegaConf says of a bad key or value as one line that names it and what was expected.
 
     Args:
         error: what was raised.

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from attnbench.errors import Interrupted, UsageError, first_line
-from attnbench.registry import Registry, no_scoring
+from attnbench.registry import Registry
 from attnbench.run_folder import find, fingerprint, flat
 from attnbench.schema import takes_score
 
@@ -30,10 +30,10 @@ class Outcome:
     """What became of a job.
 
     Attributes:
-        kind: completed, failed or interrupted; `cannot be`, of a combination that no run can have; or `there`, of a
-            configuration whose completed run was under the sweep's folder before.
+        kind: completed, failed or interrupted; `incompatible`, of a combination that no run can have; `existing`, of a
+            completed run that was under the sweep's folder before; or `completed before`, of a job that asks for such.
         overrides: the job's.
-        reason: why it failed or cannot be.
+        reason: why it failed or is incompatible.
         folder: the run folder.
         fingerprint: of its configuration.
     """
@@ -61,7 +61,7 @@ class Journal(Callback):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 result = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
                 if result["status"] == "completed":
-                    note(Outcome("there", [], folder=str(run_folder), fingerprint=result["fingerprint"]))
+                    note(Outcome("existing", [], folder=str(run_folder), fingerprint=result["fingerprint"]))
 
 
 def note(outcome: Outcome) -> None:
@@ -95,23 +95,23 @@ class Job:
         """Run a composed config."""
         chosen = HydraConfig.get()
         typed, folder = list(chosen.overrides.task), Path(chosen.runtime.output_dir)
-        cannot = self._why_not(config, typed)
+        reason = self._incompatibility(config, typed)
         if chosen.mode is RunMode.MULTIRUN:
-            self._one_of_many(config, folder, typed, cannot)
+            self._one_of_many(config, folder, typed, reason)
             return
         try:
-            if cannot is not None:
-                raise UsageError(cannot)
+            if reason is not None:
+                raise UsageError(reason)
             self._run(config, folder, typed)
         except Exception as error:  # Hydra would print it its own way
             self.error = error
 
-    def _why_not(self, config: DictConfig, typed: list[str]) -> str | None:
+    def _incompatibility(self, config: DictConfig, typed: list[str]) -> str | None:
+        chosen = any(override.startswith(("scoring=", "scoring.")) for override in typed)
+        scoring = config.scoring.name if chosen else None
         if not takes_score(self.registry.get("attention", config.attention.name).cls):
             config.scoring = None
-            if any(override.startswith(("scoring=", "scoring.")) for override in typed):
-                return no_scoring(config.attention.name)
-        return self.registry.why_not(config.task.name, config.attention.name)
+        return self.registry.incompatibility(config.attention.name, task=config.task.name, scoring=scoring)
 
     def _run(self, config: DictConfig, folder: Path, typed: list[str]) -> None:
         from attnbench.run import run
@@ -120,18 +120,18 @@ class Job:
             config.trainer.progress_bar = False  # several would write over each other
         run(config, folder, self.registry, typed)
 
-    def _one_of_many(self, config: DictConfig, folder: Path, typed: list[str], cannot: str | None) -> None:
+    def _one_of_many(self, config: DictConfig, folder: Path, typed: list[str], incompatibility: str | None) -> None:
         from attnbench.run_folder import plain
 
         mark, name = fingerprint(flat(plain(config))), " ".join(typed)
-        before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("there", "completed")), None)
-        if cannot is not None or before is not None:
+        before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("existing", "completed")), None)
+        if incompatibility is not None or before is not None:
             with contextlib.suppress(OSError):  # Hydra made it
                 folder.rmdir()
                 folder.parent.rmdir()
-        if cannot is not None:
-            say(f"skipped: {name}: {cannot}")
-            note(Outcome("cannot be", typed, cannot))
+        if incompatibility is not None:
+            say(f"skipped: {name}: {incompatibility}")
+            note(Outcome("incompatible", typed, incompatibility))
             return
         if before is not None:
             say(f"already completed: {name}: {os.path.relpath(before.folder)}")
@@ -171,9 +171,9 @@ def finish() -> None:
     """
     if JOURNAL not in os.environ:
         return
-    outcomes = [outcome for outcome in noted() if outcome.kind != "there"]
+    outcomes = [outcome for outcome in noted() if outcome.kind != "existing"]
     Path(os.environ.pop(JOURNAL)).unlink(missing_ok=True)
-    kinds = ("completed", "completed before", "cannot be", "interrupted", "failed")
+    kinds = ("completed", "completed before", "incompatible", "interrupted", "failed")
     counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in kinds}
     say(f"{len(outcomes)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     failed = [outcome for outcome in outcomes if outcome.kind == "failed"]

@@ -84,12 +84,17 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return call
 
 
+def copy_checkout(folder: Path) -> Path:
+    """Copy what git keeps of the checkout, more or less."""
+    kept_out = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
+    return Path(shutil.copytree(ROOT, folder, ignore=kept_out))
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the sdist, and the wheel built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    kept_out = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
-    source = shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "attnbench", ignore=kept_out)
+    source = copy_checkout(tmp_path_factory.mktemp("source") / "attnbench")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     return folder
@@ -101,26 +106,30 @@ class Environment(NamedTuple):
     python: str
     site: Path
 
-    def install(self, *what: Path) -> None:
+    def install(self, *what: Path | str) -> None:
         """Install wheels or projects, without what they need and without the network."""
         quietly = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
         where = [f"--python={self.python}", "install", *quietly, *map(str, what)]
         subprocess.run([sys.executable, "-m", "pip", *where], check=True, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="session")
-def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment that has the wheel, and the libraries that it needs lent by path.
+def make_environment(folder: Path) -> Environment:
+    """Make an environment that is lent by path the libraries that attnbench needs.
 
     A path carries no other installation of attnbench along.
     """
-    folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     python = str(folder / "bin" / "python")
     where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
     (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
-    fresh = Environment(python, site)
+    return Environment(python, site)
+
+
+@pytest.fixture(scope="session")
+def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment that has the wheel."""
+    fresh = make_environment(tmp_path_factory.mktemp("environment"))
     fresh.install(*built.glob("*.whl"))
     return fresh
 

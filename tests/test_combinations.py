@@ -16,7 +16,7 @@ REGISTRY = Registry.load()
 COMBINED = [
     (attention.name, scoring)
     for attention in REGISTRY.of("attention")
-    if REGISTRY.why_not("date", attention.name) is None
+    if REGISTRY.incompatibility(attention.name, task="date") is None
     for scoring in ([c.name for c in REGISTRY.of("scoring")] if takes_score(attention.cls) else [None])
 ]
 
@@ -65,12 +65,12 @@ def test_every_combination_learns_the_date_task_in_20_steps(attention: str, scor
 
 
 def test_a_recurrent_mechanism_is_refused_by_a_host_that_is_not_stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert REGISTRY.why_not("date", "location_aware") is None
+    assert REGISTRY.incompatibility("location_aware", task="date") is None
     monkeypatch.setattr(REGISTRY.get("task", "date").cls, "stepwise", False)
-    reason = REGISTRY.why_not("date", "location_aware")
+    reason = REGISTRY.incompatibility("location_aware", task="date")
     assert reason is not None
     assert "attention=location_aware moves from where it looked before" in reason
-    assert REGISTRY.why_not("date", "soft") is None
+    assert REGISTRY.incompatibility("soft", task="date") is None
 
 
 @pytest.mark.parametrize("attention", ["self", "structured", "location_aware", "channel", "max_pool", "uniform"])

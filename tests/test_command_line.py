@@ -1,12 +1,16 @@
 """The command lines of README, and what goes wrong with them: one clear line, exit code not 0."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 from conftest import ROOT, SMALL
 
+import attnbench
 from attnbench.registry import Registry
 
 
@@ -148,3 +152,44 @@ def test_a_sweep_makes_a_run_folder_for_each_combination(cli, tmp_path):
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/date/*/*/result.json")]
     ran = sorted((result["attention"], result["scoring"], result["seed"]) for result in results)
     assert ran == [("soft", "additive", 0), ("soft", "additive", 1), ("uniform", None, 0), ("uniform", None, 1)]
+
+
+def test_the_version_is_ours(cli):
+    assert cli("--version").out == f"attnbench {attnbench.__version__}\n"
+    assert cli("task=date", "--version").out == f"attnbench {attnbench.__version__}\n"
+    assert f'version = "{attnbench.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_hydras_parser_of_the_command_line_is_where_it_was():
+    """`hydra._internal.utils.get_args_parser` says what --config-dir and --experimental-rerun are given.
+
+    Without it a folder of someone else's configs could have Hydra call something: see `refuse_calls`.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    args = get_args_parser().parse_args(["--config-dir", "a", "--config-path", "b", "--experimental-rerun", "c", "-m"])
+    assert (args.config_dir, args.config_path, args.experimental_rerun, args.multirun) == ("a", "b", "c", True)
+
+
+def test_private_names_of_hydra_are_used_in_one_file():
+    using = [path.name for path in (ROOT / "attnbench").rglob("*.py") if "hydra._internal" in path.read_text()]
+    assert using == ["__main__.py"]
+
+
+def test_files_of_the_current_folder_are_not_taken_for_those_that_they_are_named_after(tmp_path):
+    for name in ("random", "tempfile", "pathlib", "yaml", "hydra", "torch", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong file was imported')\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "attnbench", "list", "dot"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("scoring=dot")
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "attnbench", "list"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode != 0
+    assert said.stderr == "attnbench: interrupted\n"

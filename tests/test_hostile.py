@@ -63,14 +63,23 @@ def test_a_checkpoint_that_would_execute_something_is_refused(command, how, fold
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"seed": "${oc.env:SECRET}"}, "seed: `${oc.env:SECRET}` is to be computed"),
-        ({"task": {"name": "date", "file": "${oc.env:SECRET}"}}, "task.file: `${oc.env:SECRET}` is to be computed"),
-        ({"task": {"name": "${oc.env:SECRET}"}}, "task.name: `${oc.env:SECRET}` is to be computed"),
-        ({"trainer": {"strategy": "${mechanism:a,b}"}}, "trainer.strategy: `${mechanism:a,b}` is to be computed"),
+        ({"seed": "${oc.env:SECRET}"}, "seed: `${oc.env:SECRET}`: expressions are not"),
+        (
+            {"task": {"name": "date", "file": "${oc.env:SECRET}"}},
+            "task.file: `${oc.env:SECRET}`: expressions are not",
+        ),
+        ({"task": {"name": "${oc.env:SECRET}"}}, "task.name: `${oc.env:SECRET}`: expressions are not"),
+        (
+            {"trainer": {"strategy": "${mechanism:a,b}"}},
+            "trainer.strategy: `${mechanism:a,b}`: expressions are not",
+        ),
         ({"attention": {"name": "soft", "_target_": "os.mkdir", "path": "executed"}}, "attention._target_: "),
         ({"attention": {"name": "os.mkdir"}}, "attention=os.mkdir: no such attention"),
-        ({"_target_": "os.mkdir", "path": "executed"}, "_target_: the run has no option '_target_'"),
-        ({"hydra": {"callbacks": {"mine": {"_target_": "os.mkdir"}}}}, "hydra: the run has no option 'hydra'"),
+        (
+            {"_target_": "os.mkdir", "path": "executed"},
+            "_target_: a config names registered components only",
+        ),
+        ({"hydra": {"callbacks": {"mine": {"_target_": "os.mkdir"}}}}, "hydra.callbacks.mine._target_: "),
     ],
 )
 @pytest.mark.parametrize("command", ["evaluate", "resume"])
@@ -112,9 +121,12 @@ def test_a_plugin_in_a_run_folder_is_not_loaded(folder, cli, tmp_path):
             "hydra.callbacks.mine._target_: a config",
         ),
         ('hydra:\n  callbacks:\n    mine: {"\\x5ftarget_": os.mkdir}\n', "hydra.callbacks.mine._target_: "),
-        ("hydra:\n  callbacks: \"${oc.decode:'{mine: {_target_: os.mkdir}}'}\"\n", "is to be computed"),
+        (
+            "hydra:\n  callbacks: \"${oc.decode:'{mine: {_target_: os.mkdir}}'}\"\n",
+            "expressions are not allowed here;",
+        ),
         ("hydra:\n  searchpath: [file:///elsewhere]\n", "hydra.searchpath: a config names registered components only"),
-        ("seed: ${oc.env:SECRET}\n", "theirs.yaml: seed: `${oc.env:SECRET}` is to be computed"),
+        ("seed: ${oc.env:SECRET}\n", "theirs.yaml: seed: `${oc.env:SECRET}`: expressions are not"),
         ("seed: !!python/object/apply:os.mkdir [executed]\n", "theirs.yaml: cannot be read"),
     ],
 )

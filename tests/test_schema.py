@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from attnbench.errors import UsageError, nearest
-from attnbench.schema import arguments, check_signature, fill, node, options
+from attnbench.schema import check_signature, constructor_arguments, fill, node, options
 
 
 class Colour(enum.Enum):
@@ -31,7 +31,7 @@ class Good:
 
 
 def filled(**values):
-    return arguments(fill("scoring", node("good", Good), values), Good)
+    return constructor_arguments(fill("scoring", node("good", Good), values), Good)
 
 
 def test_options_are_the_keyword_only_arguments():

@@ -36,7 +36,7 @@ def test_a_sweep_runs_every_combination_that_can_be(tmp_path, cli):
     }
     assert said.err.count("skipped: ") == 2
     assert "attention=uniform uses no scoring function" in said.err
-    assert "4 jobs: 2 completed, 2 cannot be" in said.err
+    assert "4 jobs: 2 completed, 2 incompatible" in said.err
     assert not (tmp_path / "runs/date/uniform").exists()
 
 

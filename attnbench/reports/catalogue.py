@@ -18,7 +18,7 @@ from attnbench.config import OptimizerConfig, RunConfig, TrainerConfig
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
-from attnbench.schema import KINDS, options, shown, takes_score, type_name
+from attnbench.schema import KINDS, format_value, options, takes_score, type_name
 from attnbench.tokens import TokenTask
 
 #: The families that components are listed by: heading, and which classes belong; the first that holds. A class says so
@@ -79,7 +79,7 @@ def show_help(registry: Registry, commands: Iterable[str]) -> None:
     experiments = "|".join(_presets("experiment"))
     if experiments:
         console.print(f"  experiment={experiments}", markup=False)
-    console.print(f"  seed={shown(RunConfig().seed)}", markup=False)
+    console.print(f"  seed={format_value(RunConfig().seed)}", markup=False)
     console.print("\nA task's recipe sets some of these; the command line wins. --cfg job prints the composed config,")
     console.print(
         "--hydra-help what else the command line can do. `python -m attnbench list` says where each comes from."
@@ -142,8 +142,8 @@ def settings(config: type) -> list[Setting]:
     """Return the options of a dataclass of `attnbench.config`; the comment behind a field describes it."""
     descriptions, types = dict(COMMENTED.findall(inspect.getsource(config))), get_type_hints(config)
     return [
-        Setting(option.name, _words(types[option.name]), shown(option.default), descriptions.get(option.name, ""))
-        for option in fields(config)
+        Setting(field.name, _words(types[field.name]), format_value(field.default), descriptions.get(field.name, ""))
+        for field in fields(config)
     ]
 
 
@@ -218,16 +218,14 @@ def fits(registry: Registry, component: Component) -> dict[str, str | None]:
     any task can use, the attention modules.
     """
     if component.kind == "attention":
-        return {f"task={task.name}": registry.why_not(task.name, component.name) for task in registry.of("task")}
+        return {f"task={t.name}": registry.incompatibility(component.name, task=t.name) for t in registry.of("task")}
     if component.kind == "task":
         return {
-            f"attention={attention.name}": registry.why_not(component.name, attention.name)
+            f"attention={attention.name}": registry.incompatibility(attention.name, task=component.name)
             for attention in registry.of("attention")
         }
-    return {
-        f"attention={attention.name}": None if takes_score(attention.cls) else "it uses no scoring function"
-        for attention in registry.of("attention")
-    }
+    reasons = {a.name: registry.incompatibility(a.name, scoring=component.name) for a in registry.of("attention")}
+    return {f"attention={name}": reason and "it uses no scoring function" for name, reason in reasons.items()}
 
 
 def as_json(registry: Registry, word: str | None) -> dict[str, Any]:
@@ -242,7 +240,7 @@ def as_json(registry: Registry, word: str | None) -> dict[str, Any]:
                 "summary": component.summary,
                 "docstring": inspect.getdoc(component.cls) or "",
                 "options": [
-                    {"name": option.name, "type": type_name(option.type), "default": shown(option.default)}
+                    {"name": option.name, "type": type_name(option.type), "default": format_value(option.default)}
                     for option in options(component.cls)
                 ],
                 "origin": component.origin,

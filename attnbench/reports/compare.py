@@ -12,7 +12,7 @@ from attnbench.errors import UsageError, nearest
 from attnbench.reports import statistics
 from attnbench.reports.runs import LeftOut, Run, number
 from attnbench.run_folder import SHOWN, fingerprint
-from attnbench.schema import shown
+from attnbench.schema import format_value
 
 BUDGETS = {"epochs": "epochs", "examples_seen": "examples", "parameters": "parameters"}
 COSTS = (*BUDGETS, "train_seconds", "examples_per_second", "peak_memory_bytes")
@@ -164,7 +164,7 @@ def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: f
     mode = _mode(runs[0], metric)
     groups: dict[Any, list[Run]] = {}
     for run in runs:
-        key = tuple(shown(run.config.get(k)) for k in by) if by else fingerprint(run.config, ignore=["seed"])
+        key = tuple(format_value(run.config.get(k)) for k in by) if by else fingerprint(run.config, ignore=["seed"])
         groups.setdefault(key, []).append(run)
     firsts = [members[0].config for members in groups.values()]
     varying = by or [key for key in _varying(firsts) if key not in ("seed", "attention", "scoring", *SHOWN)]
@@ -196,14 +196,14 @@ def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     values: dict[str, set[str]] = {}
     for config in configs:
         for key, value in config.items():
-            values.setdefault(key, set()).add(shown(value))
+            values.setdefault(key, set()).add(format_value(value))
     return [key for key, found in values.items() if len(found) > 1]
 
 
 def _label(run: Run, keys: Sequence[str], *, named: bool) -> str:
     names = [key for key in ("attention", "scoring") if key in keys] if named else ["attention", "scoring"]
-    mechanism = "-".join(shown(run.config[key]) for key in names if run.config.get(key) is not None)
-    options = [f"{key}={shown(run.config[key])}" for key in keys if key in run.config and key not in names]
+    mechanism = "-".join(format_value(run.config[key]) for key in names if run.config.get(key) is not None)
+    options = [f"{key}={format_value(run.config[key])}" for key in keys if key in run.config and key not in names]
     return printable(" ".join(part for part in (mechanism, *options) if part))
 
 

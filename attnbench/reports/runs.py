@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnbench.config import mechanism
 from attnbench.run_folder import READ_YAML, Unusable, find, flat, read_mapping
 
 
@@ -39,8 +40,7 @@ class Run:
     @property
     def mechanism(self) -> str:
         """The attention module with its scoring function, if it uses one."""
-        scoring = self.config.get("scoring")
-        return str(self.config["attention"]) + (f"-{scoring}" if scoring is not None else "")
+        return mechanism(self.config["attention"], self.config.get("scoring"))
 
     def value(self, metric: str) -> float | None:
         """Give a metric, or one of the result's own numbers; None where the run has no such finite number."""

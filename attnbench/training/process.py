@@ -47,8 +47,9 @@ def shared(folder: Path, settings: TrainerConfig) -> Iterator[None]:
     import __main__
 
     spec = getattr(__main__, "__spec__", None)
-    if spec is None or spec.name != "attnbench.__main__":
-        raise UsageError("trainer.devices: several processes need `python -m attnbench`, and the launcher basic")
+    command = spec is None and Path(sys.argv[0]).name == "attnbench" and Path(sys.argv[0]).is_file()
+    if not command and (spec is None or spec.name != "attnbench.__main__"):
+        raise UsageError("trainer.devices: several processes need the command `attnbench`, and the launcher basic")
     arguments, variables, config = sys.argv[1:], os.environ.copy(), HydraConfig.instance().cfg
     sys.argv[1:] = [f"resume={folder.resolve()}"]
     HydraConfig.instance().cfg = None  # else Lightning repeats Hydra's command line
