@@ -17,7 +17,7 @@ from attnbench.interfaces import (
     Split,
     Task,
 )
-from attnbench.kernels import attend, fused_attention
+from attnbench.kernels import attend, fused_attention, has_hooks
 from attnbench.masking import (
     NORMALISERS,
     Normaliser,
@@ -59,6 +59,7 @@ __all__ = [
     "chunkwise",
     "downloads",
     "fused_attention",
+    "has_hooks",
     "hide_masked",
     "hookimpl",
     "hosts",

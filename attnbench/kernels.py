@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnbench.interfaces import ScoringFunction
 from attnbench.masking import FLOAT16, NORMALISERS, Normaliser, check_mask, lower_triangle, masked_softmax
@@ -196,3 +196,8 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     q, k, v = (x.unsqueeze(1) for x in (query, key, value))
     allowed = None if mask is None else mask.unsqueeze(-3)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, is_causal=causal).squeeze(1)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a forward hook is registered on a module: code that does not call it would pass the hook by."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

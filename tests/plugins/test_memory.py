@@ -23,9 +23,9 @@ SMALL = (
 
 
 def test_the_user_is_told_in_a_line_what_does_not_fit(cli: Any) -> None:
-    said = cli(*SMALL, "task.machine=transformer")
+    said = cli(*SMALL, "attention=channel")
     assert said.code == 2 and said.err.count("\n") == 1
-    assert "attnbench: task=memory: task.machine=transformer asks all its queries at once" in said.err
+    assert "attnbench: task=memory: this attention has no weights" in said.err
 
 
 class AlwaysZero(torch.nn.Module):

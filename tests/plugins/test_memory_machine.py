@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from attnbench.plugins.task.memory.baselines import lstm_of_size
+from attnbench.plugins.task.memory.lstm import lstm_of_size
 from attnbench.plugins.task.memory.machine import TuringMachine, write
 from attnbench.plugins.task.memory.problems import PROBLEMS, Size
 from attnbench.plugins.task.memory.task import Memory
@@ -119,9 +119,10 @@ def test_the_lstm_has_as_many_parameters_as_the_machine_it_is_compared_with() ->
     assert count(lstm_of_size(count(plain), 9, 8)) == count(plain)
 
 
-def test_the_transformer_does_not_look_ahead() -> None:
+@pytest.mark.parametrize(("attention", "scoring"), [("multihead", "scaled_dot"), ("ntm", "cosine")])
+def test_the_transformer_does_not_look_ahead(attention: str, scoring: str) -> None:
     torch.manual_seed(0)
-    model = Memory(machine="transformer").model(attend("multihead", "scaled_dot"))
+    model = Memory(machine="transformer", transformer_dim=8).model(attend(attention, scoring))
     batch = PROBLEMS["copy"].draw(0, [0, 1], Size(4))
     changed = batch.inputs.clone()
     changed[:, 5:] += 1
@@ -131,7 +132,7 @@ def test_the_transformer_does_not_look_ahead() -> None:
 @pytest.mark.parametrize(
     ("attention", "scoring", "options", "says"),
     [
-        ("ntm", "cosine", {"machine": "transformer"}, "choose another, such as attention=multihead"),
+        ("multihead", "dot", {"machine": "transformer", "transformer_dim": 7}, "even width, not 7"),
         ("channel", None, {}, "no weights"),
         ("ntm", "cosine", {"rows": 0}, "at least 1"),
         ("ntm", "cosine", {"eval_rows": 0}, "eval_rows are at least 1"),

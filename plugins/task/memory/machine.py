@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeAttention
+from attnbench import Attention, MakeAttention, has_hooks
+from attnbench.hosts import Unrolled, attend_next
 
 from .compiled import HeadParameters, head_parameters, library, sequence
 from .controllers import LSTM, FeedForward
@@ -26,15 +27,13 @@ class State(NamedTuple):
         reads: [B, R], what was read.
         memory: [B, N, M].
         controller: h and c, both [B, D].
-        weights: of each head its last weights, None before the first step.
-        queries: [B, t, D], all so far, for attention that goes by their place; else None.
+        heads: of each head its last weights, and its queries so far if it needs them.
     """
 
     reads: Tensor
     memory: Tensor
     controller: tuple[Tensor, Tensor]
-    weights: tuple[Tensor | None, ...]
-    queries: Tensor | None
+    heads: tuple[Unrolled, ...]
 
 
 class Trace(NamedTuple):
@@ -188,7 +187,7 @@ class TuringMachine(nn.Module):
             x, start = self.controller.x(inputs), self.controller.begin(len(inputs))
             return sequence(x, start, memory, self.controller.rh.weight, heads, layers, self.write_first)
         states = [
-            (state.controller[0], state.reads, torch.cat([head_mean(weights) for weights in state.weights], dim=1))
+            (state.controller[0], state.reads, torch.cat([head_mean(head) for head in state.heads], dim=1))
             for state in self.states(inputs, memory)
         ]
         h, reads, weights = (torch.stack(parts, dim=1) for parts in zip(*states, strict=True))
@@ -211,59 +210,49 @@ class TuringMachine(nn.Module):
 
     def states(self, inputs: Float[Tensor, "B T I"], memory: Float[Tensor, "B N M"]) -> Iterator[State]:
         """Do all steps by the modules."""
-        reads, weights = inputs.new_zeros(len(inputs), self.read_dim), (None,) * len(self.heads)
-        state = State(reads, memory, self.controller.begin(len(inputs)), weights, None)
+        reads, heads = inputs.new_zeros(len(inputs), self.read_dim), (Unrolled(),) * len(self.heads)
+        state = State(reads, memory, self.controller.begin(len(inputs)), heads)
         for x in self.controller.x(inputs).unbind(1):
             state = self.step(x, state)
             yield state
 
     def step(self, x: Float[Tensor, "B G"], state: State) -> State:
         """Do a step; `x` has been through `self.controller.x`."""
-        controller = self.controller(x, state.reads, state.controller)
-        query, queries, weights = controller[0].unsqueeze(1), None, list(state.weights)
-        if self.attentions()[0].positional:
-            query = queries = query if state.queries is None else torch.cat([state.queries, query], dim=1)
+        controller, heads = self.controller(x, state.reads, state.controller), list(state.heads)
+        h = controller[0].unsqueeze(1)
         if self.write_first:
-            memory = self.write(controller[0], query, state.memory, weights)
-            reads = self.read(query, memory, weights)
+            memory = self.write(h, state.memory, heads)
+            reads = self.read(h, memory, heads)
         else:
-            reads = self.read(query, state.memory, weights)
-            memory = self.write(controller[0], query, state.memory, weights)
-        return State(reads, memory, controller, tuple(weights), queries)
+            reads = self.read(h, state.memory, heads)
+            memory = self.write(h, state.memory, heads)
+        return State(reads, memory, controller, tuple(heads))
 
-    def attend(self, head: int, query: Tensor, memory: Tensor, weights: list[Tensor | None]) -> Float[Tensor, "B D"]:
-        """Return what a head sees; its weights replace those of the step before."""
-        module: Any = self.heads[head]
-        previous = {"previous": weights[head]} if module.recurrent else {}
-        context, now = module(query, memory, memory, **previous)
-        weights[head] = now[:, :, -1:]
-        seen: Tensor = context[:, -1]
-        return seen
+    def attend(self, number: int, h: Tensor, memory: Tensor, heads: list[Unrolled]) -> Float[Tensor, "B D"]:
+        """Return what a head sees; what it has to know at the next step replaces what it knew."""
+        head: Any = self.heads[number]
+        context, heads[number] = attend_next(head, h, memory, memory, None, heads[number])
+        return context.squeeze(1)
 
-    def read(self, query: Tensor, memory: Tensor, weights: list[Tensor | None]) -> Float[Tensor, "B R"]:
+    def read(self, h: Float[Tensor, "B 1 D"], memory: Tensor, heads: list[Unrolled]) -> Float[Tensor, "B R"]:
         """Read with every read head."""
-        return side_by_side([self.attend(n, query, memory, weights) for n in range(self.read_heads)], -1)
+        return side_by_side([self.attend(n, h, memory, heads) for n in range(self.read_heads)], -1)
 
-    def write(self, h: Tensor, query: Tensor, memory: Tensor, weights: list[Tensor | None]) -> Float[Tensor, "B N M"]:
+    def write(self, h: Float[Tensor, "B 1 D"], memory: Tensor, heads: list[Unrolled]) -> Float[Tensor, "B N M"]:
         """Write with every write head, all of which see the memory before; return the memory after."""
         for number in range(self.read_heads, len(self.heads)):
-            self.attend(number, query, memory, weights)
-        erase, add = zip(*(writer(h.unsqueeze(1)) for writer in self.writers), strict=True)
-        places = [head_mean(part) for part in weights[self.read_heads :]]
-        return write(memory, *(side_by_side(parts, 1) for parts in (places, erase, add)))
+            self.attend(number, h, memory, heads)
+        erase, add = zip(*(writer(h) for writer in self.writers), strict=True)
+        weights = [head_mean(head) for head in heads[self.read_heads :]]
+        return write(memory, *(side_by_side(parts, 1) for parts in (weights, erase, add)))
 
 
-def head_mean(weights: Float[Tensor, "B H 1 N"] | None) -> Float[Tensor, "B 1 N"]:
-    """Return a module's weights: of its several heads, the mean."""
-    assert weights is not None
-    return weights.squeeze(1) if weights.shape[1] == 1 else weights.mean(dim=1)
+def head_mean(head: Unrolled) -> Float[Tensor, "B 1 N"]:
+    """Return an attention module's last weights: of several heads, the mean."""
+    assert head.weights is not None
+    return head.weights.squeeze(1) if head.weights.shape[1] == 1 else head.weights.mean(dim=1)
 
 
 def side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor:
     """Return the parts concatenated; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether a hook wants to see this module's calls."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attnbench import MakeAttention, Split, Task
+from attnbench.hosts import Transformer
 
-from .baselines import PlainLSTM, Transformer, lstm_of_size
+from .lstm import PlainLSTM, lstm_of_size
 from .machine import Controller, Start, TuringMachine
 from .problems import PROBLEMS, Batch, NGrams, Problem, Size, bayes_bits, joined, uniform
 
@@ -177,8 +178,10 @@ class Memory(Task):
         return lstm_of_size(parameters, self.problem.inputs, self.problem.outputs)
 
     def transformer(self, make_attention: MakeAttention) -> Transformer:
-        """Build the Transformer."""
-        return Transformer(make_attention, self.problem.inputs, self.problem.outputs, self.transformer_dim, self.layers)
+        """Build a causal Transformer."""
+        width, layers = self.transformer_dim, self.layers
+        embed, outputs = nn.Linear(self.problem.inputs, width), self.problem.outputs
+        return Transformer(make_attention, embed, outputs, width=width, layers=layers, positions="sinusoidal")
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy of the scored bits (nats)."""
