@@ -1,83 +1,111 @@
-"""Imports go one way, and the light commands stay light."""
+"""Imports go one way, plugins know the public API alone, and the light commands stay light."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import attnbench
+from attnbench.registry import Registry
+
 ROOT = Path(__file__).parent.parent
-ORDER = [
-    "errors",
-    "config",
-    "masking",
-    "interfaces",
-    "kernels",
-    "chunkwise",
-    "hookspecs",
-    "sampling",
-    "downloads",
-    "hosts",
-    "tokens",
-    "schema",
-    "loading",
-    "registry",
-    "scaffold",
-    "training",
-    "run_folder",
-    "measure",
-    "bench",
-    "reports",
-    "run",
-    "sweep",
-    "contract",
-    "__main__",
+#: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
+ROWS = [
+    {"startup", "errors", "interfaces", "masking", "kernels", "sampling", "config", "measure"},
+    {"hosts", "chunkwise", "tokens", "slice_mean", "downloads", "schema", "hookspecs"},
+    {"loading", "registry", "training"},
+    {"run_folder", "bench", "reports", "scaffold"},
+    {"run"},
+    {"sweep", "suite", "contract"},
+    {"__main__"},
 ]
 #: What a plugin may import beside `attnbench` itself.
 PUBLIC = ("hosts", "chunkwise", "sampling", "downloads")
-CORE = sorted((ROOT / "attnbench").rglob("*.py"))
+#: Where Lightning may be imported: a report is a callback where a class of it is.
+WITH_LIGHTNING = ("training", "run")
+CORE = sorted(path for path in (ROOT / "attnbench").rglob("*.py") if "pytest_attnbench" not in path.parts)
 PLUGINS = sorted([*(ROOT / "plugins").glob("*/*.py"), *(ROOT / "plugins").glob("*/*/**/*.py")])
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for statement in ast.walk(ast.parse(path.read_text())):
-        if isinstance(statement, ast.Import):
-            found |= {alias.name for alias in statement.names}
-        elif isinstance(statement, ast.ImportFrom) and statement.module:
-            found |= {statement.module} | {f"{statement.module}.{alias.name}" for alias in statement.names}
-    return found
+def names(path: Path) -> set[str]:
+    return {name for statement in ast.walk(ast.parse(path.read_text())) for name in imported(statement)}
 
 
-def layer(name: str) -> int | None:
-    parts = name.split(".")
-    return ORDER.index(parts[1]) if parts[0] == "attnbench" and len(parts) > 1 and parts[1] in ORDER else None
+def imported(statement: ast.AST) -> set[str]:
+    if isinstance(statement, ast.Import):
+        return {alias.name for alias in statement.names}
+    if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+        return {f"{statement.module}.{alias.name}" for alias in statement.names}
+    return set()
+
+
+def at_the_top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Walk through what runs when a module is imported."""
+    for statement in body:
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" not in ast.unparse(statement.test):
+            yield from at_the_top([*statement.body, *statement.orelse])
+        elif isinstance(statement, ast.With | ast.Try):
+            yield from at_the_top(statement.body)
+        else:
+            yield statement
+
+
+def room(name: str) -> str:
+    """Return which room of the core a dotted name is in; "" for anything else."""
+    package, _, rest = name.partition(".")
+    first = rest.partition(".")[0]
+    return first if package == "attnbench" and any(first in row for row in ROWS) else ""
+
+
+def row(name: str) -> int:
+    return next(number for number, rooms in enumerate(ROWS) if name in rooms)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_every_module_of_the_core_has_a_room():
+    assert {dotted(path).split(".")[1] for path in CORE if dotted(path) != "attnbench"} <= set().union(*ROWS)
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_of_the_core_imports_only_what_lies_below_it(path):
-    here = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    if here is None:
-        return
-    above = {name for name in imports(path) if (there := layer(name)) is not None and there > here}
-    assert not above
+def test_a_module_of_the_core_imports_only_from_its_row_and_below(path):
+    here = room(dotted(path))
+    if here:
+        assert not {name for name in names(path) if room(name) and row(room(name)) > row(here)}
+
+
+def test_no_modules_import_one_another():
+    known = {dotted(path) for path in CORE}
+    graph = {}
+    for path in CORE:
+        body = ast.parse(path.read_text()).body
+        inside = {name for statement in at_the_top(body) for name in imported(statement)}
+        modules = {name if name in known else name.rpartition(".")[0] for name in inside - {"attnbench.plugins"}}
+        graph[dotted(path)] = modules & known - {dotted(path)}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lightning_is_imported_where_a_run_is_and_in_reports_that_are_callbacks(path):
+    here, text = room(dotted(path)), path.read_text()
+    if any(name.partition(".")[0] in ("pytorch_lightning", "lightning_fabric") for name in names(path)):
+        assert here in WITH_LIGHTNING or (here == "reports" and ("Callback)" in text or "Logger)" in text))
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_imports_no_plugin_by_name(path):
-    assert not {name for name in imports(path) if name.startswith("attnbench.plugins.")}
-
-
-def relative(path: Path) -> list[ast.ImportFrom]:
-    return [s for s in ast.walk(ast.parse(path.read_text())) if isinstance(s, ast.ImportFrom) and s.level]
+    assert not {name for name in names(path) if name.startswith("attnbench.plugins.")}
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_plugin_imports_the_public_api_only(path):
-    import attnbench
-
-    ours = {name for name in imports(path) if name.partition(".")[0] == "attnbench"} - {"attnbench"}
+    ours = {name for name in names(path) if name.partition(".")[0] == "attnbench"} - {"attnbench"}
     public = {f"attnbench.{name}" for name in (*attnbench.__all__, *PUBLIC)}
     assert all(name in public or name.rpartition(".")[0] in {f"attnbench.{room}" for room in PUBLIC} for name in ours)
 
@@ -85,10 +113,21 @@ def test_a_plugin_imports_the_public_api_only(path):
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_of_other_files_a_plugin_imports_only_those_of_its_own_folder(path):
     depth = len(path.relative_to(ROOT / "plugins").parts) - 2  # of the plugin's folder above the file; 0: it has none
-    neighbour = f"_{path.stem.removeprefix('_').partition('_')[0]}_" if depth == 0 else ""
-    for statement in relative(path):
-        assert statement.level <= max(depth, 1)
-        assert depth or (statement.module or "").startswith(neighbour)
+    levels = [s.level for s in ast.walk(ast.parse(path.read_text())) if isinstance(s, ast.ImportFrom)]
+    assert max(levels, default=0) <= depth
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_plugin_names_no_other_plugins_class_in_a_string(path):
+    own = ROOT.joinpath("plugins", *path.relative_to(ROOT / "plugins").parts[:2])  # the file, or the plugin's folder
+    files = {c.cls: Path(sys.modules[c.cls.__module__].__file__) for c in Registry.load().components.values()}
+    others = {cls.__name__ for cls, file in files.items() if file.is_relative_to(ROOT) and not file.is_relative_to(own)}
+    assert others
+    tree = ast.parse(path.read_text())
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in documents]
+    words = {word for text in strings if isinstance(text, str) for word in text.split(".")}
+    assert not words & others
 
 
 @pytest.mark.parametrize("command", ["--help", "list"])
