@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-GOLDEN = -0x61C8864680B583EB  # SplitMix64's step
+from attnbench.sampling import GAMMA, mix
 
 
 class Batch(NamedTuple):
@@ -42,22 +43,12 @@ class Size(NamedTuple):
         return str(self.length) if self.repeats == 1 else f"{self.length}x{self.repeats}"
 
 
-def mix(x: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """Scramble 64 bits (SplitMix64: Steele, Lea, Flood 2014)."""
-    for amount, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        x = (x ^ _right(x, amount)) * factor
-    return x ^ _right(x, 31)
-
-
-def _right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def uniform(seed: int, indices: list[int], count: int) -> Float[Tensor, "B count"]:
     """Return the first `count` random numbers of each example, uniform between 0 and 1, in float64."""
-    key = mix(torch.tensor(seed) * GOLDEN)
-    start = mix(key + torch.tensor(indices, dtype=torch.int64) * GOLDEN).unsqueeze(1)
-    return (_right(mix(start + torch.arange(1, count + 1) * GOLDEN), 11).double() + 0.5) * 2.0**-53
+    key = mix(np.array([seed], np.uint64) * GAMMA)
+    rows = mix(key + np.array(indices, np.uint64)[:, None] * GAMMA)
+    bits = mix(rows + np.arange(1, count + 1, dtype=np.uint64) * GAMMA) >> np.uint64(11)
+    return torch.from_numpy((bits + 0.5) * 2.0**-53)
 
 
 def _empty(examples: int, steps: int, inputs: int, outputs: int) -> Batch:
