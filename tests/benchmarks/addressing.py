@@ -24,8 +24,8 @@ BUDGETS = {
 EXPERIMENTS = {"repeat_copy": "experiment=ntm_repeat_copy", "associative_recall": "experiment=ntm_recall"}
 MACHINES = {
     "ntm": "",
-    "content": "attention=soft scoring=bilinear task.compile=true",
-    "uniform": "attention=uniform task.compile=true",
+    "content": "attention=soft scoring=bilinear",
+    "uniform": "attention=uniform",
     "lstm": "task.machine=lstm optimizer.lr=1e-2",
     "transformer": "task.machine=transformer attention=multihead scoring=scaled_dot optimizer.lr=1e-3",
 }
@@ -45,24 +45,24 @@ def main() -> None:
 
     print(f"| machine | {' | '.join(BUDGETS)} |\n|---{'|---' * len(BUDGETS)}|")
     for machine in MACHINES:
-        found: dict[str, list[dict[str, float]]] = defaultdict(list)
+        metrics: dict[str, list[dict[str, float]]] = defaultdict(list)
         for problem in BUDGETS:
             for path in sorted((folder / machine / problem).rglob("result.json")):
                 result = json.loads(path.read_text())
                 if result["status"] == "completed":
-                    found[problem].append(result["metrics"])
-        print(f"| {machine} | {' | '.join(cell(problem, found[problem]) for problem in BUDGETS)} |")
+                    metrics[problem].append(result["metrics"])
+        print(f"| {machine} | {' | '.join(cell(problem, metrics[problem]) for problem in BUDGETS)} |")
 
 
 def cell(problem: str, runs: list[dict[str, float]]) -> str:
-    """Tell of one machine's runs on a problem."""
+    """Return the cell of one machine's runs on a problem."""
     tags = ["test/bits" if problem == "ngrams" else "test/bits_wrong"]
     tags += [f"test/bits_wrong_{FARTHEST[problem]}"] if problem in FARTHEST else []
     return "; ".join(spread([metrics[tag] for metrics in runs]) for tag in tags)
 
 
 def spread(values: list[float]) -> str:
-    """Give mean ± standard deviation."""
+    """Return mean ± standard deviation."""
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{values}"
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/memory.py [BATCH ...]
 
-Ours, by torch's operations (eager) and compiled from C, and a plain machine take turns at each batch size, on the same
+Ours, by its modules and in C, and a plain machine take turns at each batch size, on the same
 batches, so that the machine's changes of speed hit all alike. Lengths are drawn as in training, 1 to 20. Printed: of
 each the median over the turns, and for ours the ratio to the plain machine turn by turn: median and quartiles.
 
@@ -37,10 +37,10 @@ class PlainHead(nn.Module):
         self.project = nn.Linear(HIDDEN, sum(self.parts))
 
     def forward(self, h: Tensor, memory: Tensor, before: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Give the weights, and what to erase and add."""
+        """Return the weights, and what to erase and add."""
         key, beta, g, s, gamma, *change = self.project(h).split(self.parts, dim=1)
-        likeness = F.cosine_similarity(memory + 1e-16, key.unsqueeze(1) + 1e-16, dim=-1)
-        content = torch.softmax(F.softplus(beta) * likeness, dim=1)
+        similarity = F.cosine_similarity(memory + 1e-16, key.unsqueeze(1) + 1e-16, dim=-1)
+        content = torch.softmax(F.softplus(beta) * similarity, dim=1)
         g, s, gamma = torch.sigmoid(g), torch.softmax(s, dim=1), 1 + F.softplus(gamma)
         gated = g * content + (1 - g) * before
         shifted = torch.zeros_like(gated)
@@ -62,7 +62,7 @@ class Plain(nn.Module):
         self.out = nn.Linear(HIDDEN + WIDTH, 8)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give the probability of each bit."""
+        """Return the probability of each bit."""
         batch = len(inputs)
         memory = torch.empty(ROWS, WIDTH).uniform_(-0.1, 0.1).repeat(batch, 1, 1)
         read, state = torch.zeros(batch, WIDTH), tuple(part.repeat(1, batch, 1) for part in self.start)
@@ -88,7 +88,7 @@ def attention(query_dim: int, key_dim: int, value_dim: int) -> Any:
 
 
 def ours(compiled: bool) -> Callable[[Any], None]:
-    """Give a training step."""
+    """Return a training step."""
     task = attnbench.build("task", "memory", compile=compiled)
     model = task.model(attention)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
@@ -103,7 +103,7 @@ def ours(compiled: bool) -> Callable[[Any], None]:
 
 
 def plain() -> Callable[[Any], None]:
-    """Give a training step of the plain machine."""
+    """Return a training step of the plain machine."""
     model = Plain()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4, momentum=0.9, alpha=0.95)
 
@@ -121,7 +121,7 @@ def main() -> None:
     torch.manual_seed(0)
     data = attnbench.build("task", "memory").data("train")
     for size in map(int, sys.argv[1:] or BATCHES):
-        steps = {"plain": plain(), "eager": ours(compiled=False), "compiled": ours(compiled=True)}
+        steps = {"plain": plain(), "modules": ours(compiled=False), "C": ours(compiled=True)}
         times: dict[str, list[float]] = {name: [] for name in steps}
         for turn in range(WARM_UP + TURNS):
             numbers = range(turn * TURN, (turn + 1) * TURN)
@@ -131,9 +131,9 @@ def main() -> None:
                 for batch in batches:
                     step(batch)
                 times[name].append(time.perf_counter() - start)
-        for name, taken in times.items():
-            rate = TURN * size / statistics.median(taken[WARM_UP:])
-            ratios = [slow / fast for slow, fast in zip(times["plain"], taken, strict=True)][WARM_UP:]
+        for name, seconds in times.items():
+            rate = TURN * size / statistics.median(seconds[WARM_UP:])
+            ratios = [slow / fast for slow, fast in zip(times["plain"], seconds, strict=True)][WARM_UP:]
             low, middle, high = statistics.quantiles(ratios, n=4)
             line = f"batch {size:2} {name:8}: {rate:5.0f} sequences/s"
             print(line + (f", {middle:.1f} times plain ({low:.1f} to {high:.1f})" if name != "plain" else ""))
