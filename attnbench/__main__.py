@@ -9,6 +9,7 @@ if sys.modules["attnbench"].__file__ is None:  # a folder of that name, as besid
     del sys.modules["attnbench"]
 
 import argparse
+import io
 import json
 import os
 import re
@@ -152,6 +153,10 @@ def refuse_calls(words: list[str]) -> None:
             refuse_expressions(path, values, references=True)
 
 
+#: A word of `predict` that is an option; anything else that begins with "-" is text.
+OPTION = re.compile(r"-h$|--([a-z]+(=|$)|$)")
+
+
 def predict(registry: Registry, words: list[str]) -> None:
     """Let a trained model answer for a text of your own: predict RUN_FOLDER "text", or the text on standard input."""
     parser = make_parser("predict", predict)
@@ -160,17 +165,17 @@ def predict(registry: Registry, words: list[str]) -> None:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="of the words' weights; prediction.png if not given"
     )
-    args = parser.parse_args(words)
-    text = " ".join(args.text) or sys.stdin.read()
-    if not text.strip():
-        raise UsageError('predict: the text is empty; predict RUN_FOLDER "text", or the text on standard input')
-    from attnbench import run
+    # what begins with "-" and is no option is text; behind a space it is so to argparse too
+    args = parser.parse_intermixed_args([word if OPTION.match(word) else re.sub("^-", " -", word) for word in words])
     from attnbench.reports import prediction
+
+    text = prediction.read_text(args.text)
+    picture = prediction.picture_path(args.picture or Path("prediction.png"))
+    from attnbench import run
 
     answer = run.predict(args.run_folder, registry, text)
     prediction.show(answer)
     if answer.looked is not None:
-        picture = args.picture or Path("prediction.png")
         prediction.draw(answer, picture)
         print(f"{picture}: written", file=sys.stderr)
 
@@ -318,6 +323,9 @@ def dispatch(words: list[str]) -> None:
 
 def main() -> int:
     """Run, and turn what a user can mend into one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         dispatch(sys.argv[1:])
     except UsageError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -19,6 +22,7 @@ CELL = 0.19  # inches, for a label of 8 points to be read
 TILE = 64  # keys that a tile has at most: the last ones
 LINE = 12  # keys that one query looks at are drawn in a line up to here, and written as a text beyond
 COLUMNS, WRITTEN = 140, 600  # letters in a line of such a text, and how many keys it has: the last ones
+LETTERS = 24  # that a label has at most
 HIDDEN = "#c8c8c8"  # masked positions: grey, a colour that no weight has
 
 
@@ -34,12 +38,14 @@ def draw(attention_map: AttentionMap) -> Figure:
     if attention_map.mask is not None:
         weights = np.where(attention_map.mask.cpu().numpy(), weights, np.nan)
     many = weights.shape[-1] > TILE
-    weights, columns = weights[..., -TILE:], attention_map.columns[-TILE:]
+    weights, columns = weights[..., -TILE:], [_label(label) for label in attention_map.columns[-TILE:]]
+    longest = max(map(len, columns))
     largest = float(np.nan_to_num(weights).max()) if many else 1.0  # of so many keys each has little
     heads, queries, keys = weights.shape
     across = min(heads, max(1, round(40 / keys)))
     down = -(-heads // across)
-    figure = Figure(figsize=(across * (keys * CELL + 0.6) + 0.9, down * (queries * CELL + 0.75) + 0.3), dpi=110)
+    height = queries * CELL + 0.75 + 0.07 * max(0, longest - 8)  # upright labels of some letters have room anyway
+    figure = Figure(figsize=(across * (keys * CELL + 0.6) + 0.9, down * height + 0.3), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(down, across, squeeze=False)
@@ -49,9 +55,9 @@ def draw(attention_map: AttentionMap) -> Figure:
             continue
         axis.set_facecolor(HIDDEN)
         image = axis.imshow(weights[place], cmap="magma", vmin=0.0, vmax=largest, aspect="equal", interpolation="none")
-        axis.set_xticks(range(keys), [_visible(label) for label in columns], fontsize=8)
-        axis.set_yticks(range(queries), [_visible(label) for label in attention_map.rows], fontsize=8)
-        if max(map(len, columns)) > 2:
+        axis.set_xticks(range(keys), map(_plain, columns), fontsize=8)
+        axis.set_yticks(range(queries), [_plain(_label(label)) for label in attention_map.rows], fontsize=8)
+        if longest > 2:
             axis.tick_params(axis="x", rotation=90)
         axis.tick_params(length=0)
         axis.set_xlabel("key", fontsize=8)
@@ -61,14 +67,14 @@ def draw(attention_map: AttentionMap) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(attention_map.title, fontsize=9)
+    figure.suptitle(_plain(_drawable(attention_map.title)), fontsize=9)
     return figure
 
 
 def write(attention_map: AttentionMap) -> Figure:
     """Write the labels of the keys as a text, one for each head, shaded by their weights; darkest is the largest."""
     weights = attention_map.weights.detach().float().cpu()[:, 0]
-    places = list(_set(attention_map.columns[-WRITTEN:]))
+    places = list(_set([_label(label, "monospace") for label in attention_map.columns[-WRITTEN:]]))
     lines = places[-1][0] + 1
     height = 0.21 * (lines + 1.5)
     figure = Figure(figsize=(9.5, len(weights) * height + 0.5), dpi=110)
@@ -85,7 +91,7 @@ def write(attention_map: AttentionMap) -> Figure:
         name = f"head {head + 1} of {len(weights)}: " if len(weights) > 1 else ""
         top = (height - 0.19) / figure.get_figheight()
         axis.text(0, top, f"{name}darkest: weight {most:.3f}", fontsize=7.5, va="bottom")
-    figure.suptitle(_plain(attention_map.title), fontsize=9)
+    figure.suptitle(_plain(_drawable(attention_map.title)), fontsize=9)
     return figure
 
 
@@ -99,13 +105,34 @@ def _set(labels: Sequence[str]) -> Iterator[tuple[int, int, str]]:
         column += len(label) + 1
 
 
+def _label(text: str, family: str = "sans-serif") -> str:
+    """Return a label that can be drawn and seen, and is not too long."""
+    text = "␣" if text == " " else _drawable(text, family)
+    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
+
+
+def _drawable(text: str, family: str = "sans-serif") -> str:
+    """Spell what the font lacks, which would be drawn as a box: the name of an emoji, the code of a letter."""
+    return text if text.isascii() else "".join(c if ord(c) in _letters(family) else _spelled(c) for c in text)
+
+
 def _plain(text: str) -> str:
     """Keep Matplotlib from reading a dollar as mathematics."""
     return text.replace("$", r"\$")
 
 
-def _visible(label: str) -> str:
-    return "␣" if label == " " else label
+def _spelled(character: str) -> str:
+    category, name = unicodedata.category(character), unicodedata.name(character, "")
+    if category in ("Mn", "Cf"):  # it changes its neighbour, or has no width
+        return ""
+    return f":{name.lower()}:" if category == "So" and name else character.encode("ascii", "backslashreplace").decode()
+
+
+@functools.cache
+def _letters(family: str) -> frozenset[int]:
+    """Return the codes of the letters that a font has."""
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties(family=[family])))
+    return frozenset(font.get_charmap())
 
 
 def pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:

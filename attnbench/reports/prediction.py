@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from attnbench.errors import UsageError
 from attnbench.interfaces import Prediction
+
+
+def read_text(words: Sequence[str]) -> str:
+    """Return the text of the command line, or else that of standard input.
+
+    Standard input is UTF-8, whatever the terminal's encoding; a byte order mark is no part of the text.
+
+    Raises:
+        UsageError: it is not UTF-8, or there is nothing in it.
+    """
+    data = " ".join(words).encode("utf-8", "surrogateescape") if words else sys.stdin.buffer.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{data[error.start]:02x} at {error.start}"
+        raise UsageError(f"predict: the text is not UTF-8 ({where}); convert it, as `iconv -f latin1` does") from error
+    if not text.strip():
+        raise UsageError('predict: the text is empty; predict RUN_FOLDER "text", or the text on standard input')
+    return text
+
+
+def picture_path(path: Path) -> Path:
+    """Return where the picture goes, which is a PNG if the name has no ending.
+
+    Raises:
+        UsageError: it cannot be written in the format of that ending.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    formats = sorted({*FigureCanvasBase.get_supported_filetypes()} - {"pgf"})  # which needs LaTeX
+    if path.suffix[1:].lower() not in formats:
+        raise UsageError(f"--picture {path}: no such format; {', '.join(formats)} are there")
+    return path
 
 
 def show(prediction: Prediction, console: Console | None = None) -> None:

@@ -69,3 +69,12 @@ def test_one_query_over_many_keys_is_written_as_a_text_the_heaviest_word_darkest
         darkness = [3 - sum(text.get_bbox_patch().get_facecolor()[:3]) for text in head]
         assert darkness.index(max(darkness)) == heaviest
     assert pixels(figure).std() > 0
+
+
+def test_letters_that_the_font_lacks_are_spelled_a_dollar_is_one_and_a_long_label_is_cut():
+    labels = ["🎬", "映", "é", "$x$", "a" * 100]
+    (axis,) = tiles(draw(AttentionMap(torch.eye(5).unsqueeze(0), labels, labels, title="$1")))
+    spelled = [":clapper board:", "\\u6620", "é", r"\$x\$", "a" * 23 + "…"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == spelled
+    assert axis.figure.get_suptitle() == r"\$1"
+    pixels(axis.figure)  # a warning would be an error

@@ -1,19 +1,13 @@
 """Runs of task=imdb, on the made-up reviews of tests/reviews.py."""
 
-import io
 import json
 import re
-import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reviews
 import torch
-from attnbench.plugins.task.imdb import Imdb, cache
-
-from attnbench.__main__ import main
+from attnbench.plugins.task.imdb import Imdb
 
 LITTLE = ("trainer.max_steps=6", "trainer.val_every=3", "trainer.batch_size=16", "task.embed_dim=8", "trainer.images=2")
 
@@ -41,25 +35,6 @@ def test_what_a_user_gets_wrong_is_one_line(cli, arguments, line):
     assert said.err.count("\n") == 1
 
 
-def test_the_run_tells_of_duplicates(cli, tmp_path):
-    assert cli("task=imdb", *LITTLE, "trainer.images=0", "hydra.run.dir=ran").code == 0
-    assert "texts that stand in both official splits: 1" in (tmp_path / "ran" / "run.log").read_text()
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("once") / "ran"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["attnbench", "task=imdb", *LITTLE, f"hydra.run.dir={folder}"])
-        assert main() == 0
-    return folder
-
-
-@pytest.fixture
-def ran(once, tmp_path):
-    return Path(shutil.copytree(once, tmp_path / "ran"))
-
-
 def test_a_run_leaves_curves_pictures_and_the_tests_own(ran):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -74,6 +49,10 @@ def test_a_run_leaves_curves_pictures_and_the_tests_own(ran):
         "(positive|negative) 0", events.Tensors("examples/text_summary")[0].tensor_proto.string_val[0].decode()
     )
     assert json.loads((ran / "result.json").read_text())["metrics"].keys() >= {"test/accuracy", "val/accuracy"}
+
+
+def test_the_run_tells_of_duplicates(ran):
+    assert "texts that stand in both official splits: 1" in (ran / "run.log").read_text()
 
 
 def test_evaluate_uses_the_runs_vocabulary_on_other_reviews(cli, ran, tmp_path, monkeypatch):
@@ -105,37 +84,6 @@ def test_the_curve_and_its_average_precision_are_exact_where_most_answers_are_su
     assert axis.get_title() == f"average precision {expected:.4f}"
     recall = np.sort(axis.lines[0].get_xdata())
     assert recall[0] == 0 and recall[-1] == 1 and np.diff(recall).max() < 0.01
-
-
-def test_predict_answers_for_a_text_without_the_data(cli, ran, monkeypatch):
-    monkeypatch.setattr(cache, "prepare", None)
-    said = cli("predict", "ran", "A wonderful <br />film", "--picture", "words.png")
-    assert said.code == 0, said.err
-    label, probability = said.out.split()[:2]
-    assert label in ("positive", "negative")
-    assert 0.5 <= float(probability) <= 1
-    assert "▸ a wonderful film" in said.out
-    shares = [float(word) for word in said.out.split("most weight:")[1].split()[1::2]]
-    assert sum(shares) == pytest.approx(1, abs=0.01)
-    assert (ran.parent / "words.png").stat().st_size > 1000
-
-
-def test_predict_reads_standard_input(cli, ran, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("An awful film."))
-    assert "an awful film ." in cli("predict", "ran").out
-
-
-def test_predict_of_nothing_is_one_line(cli, ran):
-    said = cli("predict", "ran", "  ")
-    assert said.code == 2
-    assert "the text is empty" in said.err
-
-
-def test_a_task_without_texts_says_which_has(cli):
-    assert cli("task.lines=600", "trainer.max_steps=2", "trainer.images=0", "hydra.run.dir=dates").code == 0
-    said = cli("predict", "dates", "text")
-    assert said.code == 2
-    assert "task=date answers no texts; a run of task=imdb does" in said.err
 
 
 def test_the_seed_program_is_validated_on_test_and_says_so(cli, tmp_path):
