@@ -66,39 +66,50 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def extra_memory(call: Call, device: torch.device) -> int | None:
-    """Give the most bytes a call has in use at once, beyond what was in use before it; None where that is unknown.
+    """Return the most bytes a call has in use at once, beyond what was in use before it; None where that is unknown."""
+    call()  # what is loaded or compiled once belongs to no call
+    if not reset_peak_memory(device):
+        return None
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
+    call()
+    return max(0, peak_memory(device) - before)
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Let the next `peak_memory` speak of what comes from now on; False where the system cannot do that.
 
     On a GPU it is what the allocator handed out. Elsewhere it is the process's resident memory, of which Linux keeps
-    the peak, and lets it be reset; what an earlier call freed is handed back to the system first.
+    the peak, and lets it be reset; what was freed is handed back to the system first.
     """
-    call()  # what is loaded or compiled once belongs to no call
-    release_memory()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = _kilobytes("VmRSS")
-        call()
-        return 1024 * max(0, _kilobytes("VmHWM") - before)
-    except OSError:
-        return None
-
-
-def release_memory() -> None:
-    """Hand what is no longer in use back to the system, so that what is used next can be seen."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
-def _kilobytes(field: str) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use at once: of the GPU's allocations, elsewhere of the process."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return _resident("VmHWM")
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _resident(field: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition(f"{field}:")[2].split()[0])
+    return 1024 * int(status.partition(f"{field}:")[2].split()[0])
 
 
 def available_memory(device: torch.device) -> float:
@@ -115,24 +126,3 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
     """Fit cost = c · length^p to (length, cost), by least squares of the logarithms; give p."""
     lengths, costs = ([math.log(value) for value in values] for values in zip(*points, strict=True))
     return statistics.linear_regression(lengths, costs).slope
-
-
-def reset_peak_memory() -> None:
-    """Let the next `peak_memory` speak of this run alone, where the system can do that."""
-    release_memory()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory() -> int:
-    """Give the peak memory in bytes: the GPU's allocations where it computes there, else the process's."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

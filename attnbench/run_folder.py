@@ -8,12 +8,14 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,22 +26,81 @@ from attnbench.schema import KINDS, explain, node
 
 #: libyaml's loader, where it is, is ten times as fast.
 READ_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+#: Held by the process that trains in a run folder.
+LOCK = ".lock"
 #: The part of a config that changes what a run shows and not what it finds.
 SHOWN = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
 
 
-def claim(folder: Path) -> None:
-    """Take a folder for a new run.
+def refuse_claimed(folder: Path) -> None:
+    """Refuse a folder that holds a run.
 
     Raises:
-        UsageError: it is another's.
+        UsageError: it does.
     """
-    try:
-        (folder / "config.yaml").open("x").close()
-    except FileExistsError:
+    if (folder / "config.yaml").exists():
         raise UsageError(
             f"{folder}: holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir"
-        ) from None
+        )
+
+
+@contextmanager
+def lock(folder: Path, *, wanted: bool = True) -> Iterator[None]:
+    """Hold a run folder, so that one process trains into it; killed in any way, it holds it no longer.
+
+    Raises:
+        UsageError: another holds it.
+    """
+    held = FileLock(folder / LOCK)
+    if wanted:
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            raise UsageError(f"{folder}: another process is training in it; wait for its end, or stop it") from None
+        except NotImplementedError:  # a file system without locks
+            pass
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process is training in a folder now."""
+    if not (folder / LOCK).exists():
+        return False
+    held = FileLock(folder / LOCK)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    held.release()
+    return False
+
+
+def write_config(folder: Path, config: DictConfig, *, new: bool) -> None:
+    """Write config.yaml: `new`, which takes the folder for this run, or over the one that is there.
+
+    Raises:
+        UsageError: `new`, and the folder is another run's.
+    """
+    path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False)
+    if not new:
+        write_text(path, text)
+        return
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        refuse_claimed(folder)
+        raise
+    try:
+        with file:
+            file.write(text)
+    except OSError:  # a full disk: the folder is nobody's
+        path.unlink()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,6 +178,18 @@ def load(folder: Path, registry: Registry, overrides: list[str]) -> DictConfig:
         raise UsageError(f"{path}: not the config of a run")
     refuse_expressions(path, values)
     return typed(registry, {str(key): value for key, value in values.items()}, overrides)
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """Return the checkpoint with the best validation.
+
+    Raises:
+        UsageError: there is none yet.
+    """
+    path = folder / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; resume={folder} trains on")
+    return path
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run folder explains itself, and a run that was cut off comes to the same result."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -18,7 +19,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from attnbench import UsageError
 from attnbench.__main__ import main
 from attnbench.registry import Registry
-from attnbench.run_folder import load, typed
+from attnbench.run_folder import load, lock, typed
 from attnbench.training.experiment import Experiment
 
 
@@ -198,19 +199,54 @@ def test_a_run_stopped_while_it_is_tested_can_go_on(cli, tmp_path, monkeypatch, 
     assert result_of(tmp_path / "cut")["status"] == "completed"
 
 
-def test_a_signal_to_stop_is_heeded_after_the_step_that_it_came_in(cli, tmp_path, monkeypatch):
-    seen = []
-    loss = Experiment.loss
+STOPPING = [signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_to_stop_or_a_closed_terminal_leaves_a_folder_that_goes_on(cli, tmp_path, monkeypatch, number):
+    seen, loss = [], Experiment.loss
 
     def signalled(experiment, batch):
         seen.append(batch)
-        experiment.trainer._signal_connector.received_sigterm = len(seen) == 2
+        if len(seen) == 5:
+            os.kill(os.getpid(), number)
         return loss(experiment, batch)
 
-    monkeypatch.setattr(Experiment, "loss", signalled)
-    said = cli(*SMALL, "trainer.images=0", "trainer.log_every=1000", "hydra.run.dir=cut")
+    quietly = ("trainer.images=0", "trainer.log_every=1000")
+    assert cli(*SMALL, *quietly, "hydra.run.dir=whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "loss", signalled)
+        said = cli(*SMALL, *quietly, "hydra.run.dir=cut")
     assert said.code == 130
-    assert len(seen) == 2 == result_of(tmp_path / "cut")["steps"]
+    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said.err
+    cut = result_of(tmp_path / "cut")
+    assert (len(seen), cut["status"], cut["steps"], cut["examples_seen"]) == (5, "interrupted", 4, 4 * 64)
+    assert cli("resume=cut").code == 0
+    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [*STOPPING, signal.SIGINT])
+def test_a_run_stopped_while_it_prepares_says_so_and_goes_on(cli, tmp_path, monkeypatch, number):
+    def stopped(task):
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry.load().get("task", "date").cls, "prepare", stopped)
+        said = cli(*SMALL, "hydra.run.dir=cut")
+    assert said.code == 130
+    assert result_of(tmp_path / "cut")["status"] == "interrupted"
+    assert cli("resume=cut").code == 0
+    assert result_of(tmp_path / "cut")["status"] == "completed"
+
+
+def test_two_processes_do_not_train_in_one_folder(cli, folder):
+    with lock(folder):
+        said = cli("resume=ran", "trainer.max_steps=9")
+    assert said.code == 2
+    assert said.err == "attnbench: ran: another process is training in it; wait for its end, or stop it\n"
+    assert result_of(folder)["status"] == "completed"
+    assert cli("resume=ran", "trainer.max_steps=9").code == 0
 
 
 def test_subnormal_numbers_are_zero_in_training_and_numbers_again_after_it(cli, tmp_path, monkeypatch):

@@ -44,6 +44,7 @@ class TrainingRecord(pl.Callback):
     perfect: int = 0  # validations in a row with nothing left to gain
     curve: list[dict[str, float]] = field(default_factory=list)
     _since: tuple[float, float] | None = None
+    _counted: int = 0  # of the experiment's examples
     _logged: tuple[int, float] = field(default=(0, 0.0))
 
     @property
@@ -76,6 +77,11 @@ class TrainingRecord(pl.Callback):
             self.cpu_seconds += time.process_time() - cpu
             self._since = None
 
+    def _count(self, trainer: pl.Trainer, experiment: Experiment) -> None:
+        self.steps = experiment.steps
+        self.examples += (experiment.examples - self._counted) * trainer.world_size
+        self._counted = experiment.examples
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End a run at once that was resumed at its end."""
         trainer.should_stop = self.steps >= self.total_steps or self._perfected
@@ -90,8 +96,7 @@ class TrainingRecord(pl.Callback):
     ) -> None:
         """Count a stride; draw a point of the curves; stop after the last step."""
         assert isinstance(pl_module, Experiment)
-        self.steps = pl_module.steps
-        self.examples += outputs["examples"] * trainer.world_size
+        self._count(trainer, pl_module)
         if self.steps >= self.total_steps:
             trainer.should_stop = True
         self._stop_clock()
@@ -136,8 +141,10 @@ class TrainingRecord(pl.Callback):
         self._stop_clock()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop the clock."""
+        """Stop the clock; count the steps of the chunk that was cut short."""
         self._stop_clock()
+        assert isinstance(pl_module, Experiment)
+        self._count(trainer, pl_module)
 
 
 class Checkpoints(pl.Callback):

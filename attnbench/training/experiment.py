@@ -86,6 +86,7 @@ class Experiment(pl.LightningModule):
             {stage: nn.ModuleDict({"loss": MeanMetric(), **task.metrics()}) for stage in ("val", "test")}
         )
         self.steps = 0  # updates done, those before a resume included; Lightning counts its own, of some of them
+        self.examples = 0  # that this process trained on, since it was started
         self.values: dict[str, Any] = {}  # of the last validation's or test's metrics, by name
         self._rng: dict[str, Any] | None = None
         self._loss = torch.tensor(0.0)  # of the last step
@@ -98,7 +99,6 @@ class Experiment(pl.LightningModule):
         schedule: Any = self.lr_schedulers()
         alone = type(self.trainer.strategy) is SingleDeviceStrategy
         directly = alone and getattr(self.trainer.precision_plugin, "scaler", None) is None
-        examples = 0
         for batch in batches:
             optimizer.zero_grad()
             loss = self.loss(self.transfer_batch_to_device(batch, self.device, 0))
@@ -111,10 +111,8 @@ class Experiment(pl.LightningModule):
                 optimizer.step()
             schedule.step()
             self.steps += 1
-            examples += batch_size(batch)
-            if self.trainer.received_sigterm:  # which Lightning heeds between two batches of its own
-                break
-        return {"loss": self._loss, "penalty": self._penalty, "examples": examples}
+            self.examples += batch_size(batch)
+        return {"loss": self._loss, "penalty": self._penalty}
 
     def loss(self, batch: Any) -> Tensor:
         """Give the task's loss, and what the attention adds to it (see `Attention.penalty`)."""

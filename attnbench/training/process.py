@@ -1,15 +1,18 @@
-"""One run over several processes."""
+"""What a run asks of its process: ranks, signals, denormals, and what is printed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +20,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from attnbench.config import TrainerConfig
 from attnbench.errors import UsageError
+
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def is_rank_zero() -> bool:
@@ -31,7 +36,7 @@ def rank_and_world_size() -> tuple[int, int]:
     return 0, 1
 
 
-@contextmanager
+@contextlib.contextmanager
 def shared(folder: Path, settings: TrainerConfig) -> Iterator[None]:
     """Let Lightning start the other processes of a run, each as `python -m attnbench resume=FOLDER`.
 
@@ -80,12 +85,73 @@ def flush_denormals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def heeding_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning, on Ctrl-C or a signal to stop, would leave the process."""
+def stop_on_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt, as Ctrl-C does, on a signal to stop and when the terminal is closed.
+
+    Where a signal is ignored, as under `nohup`, it stays ignored. Python handles signals in its main thread only: in
+    another one nothing changes.
+    """
+    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in heeded:  # once: what is left to be written is written
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
-    except SystemExit as error:
-        raise KeyboardInterrupt("told to stop") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Output:
+    """A stream whose writing never fails: from the first failure on, what is written goes nowhere."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, as far as that is possible."""
+        with self._discarding():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, as far as that is possible."""
+        with self._discarding():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _discarding(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # a full disk, a pipe or a terminal that has ended; a stream that was closed
+            with contextlib.suppress(OSError, ValueError):  # else Python fails on what is buffered when it ends
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def output_that_cannot_fail() -> Iterator[None]:
+    """Keep a run from failing by what it prints: its output may be piped into a program that ends."""
+    before = sys.stdout, sys.stderr
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        outputs = [Output(nowhere if stream is None else stream) for stream in before]
+        sys.stdout, sys.stderr = outputs
+        try:
+            yield
+        finally:
+            for output in outputs:
+                output.flush()
+            sys.stdout, sys.stderr = before
 
 
 def quiet() -> None:

@@ -23,12 +23,13 @@ from omegaconf import OmegaConf
 from attnbench.registry import Registry
 from attnbench.reports.progress import Bar
 from attnbench.reports.tensorboard import EventLog
-from attnbench.run import build, make_trainer
+from attnbench.run import build
 from attnbench.run_folder import typed
 from attnbench.training.batches import chunk_loader, loader, plan
 from attnbench.training.callbacks import TrainingRecord
 from attnbench.training.experiment import Experiment
 from attnbench.training.process import flush_denormals, quiet
+from attnbench.training.trainer import make_trainer
 
 TURN, TURNS, WARM_UP = 20, 50, 4
 
