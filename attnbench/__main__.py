@@ -306,7 +306,7 @@ def dispatch(words: list[str]) -> None:
             print(f"attnbench: {failure}", file=sys.stderr)
     try:
         if word in ("--help", "-h"):
-            from attnbench.reports.catalogue import show_help
+            from attnbench.reports.usage import show_help
 
             show_help(registry, COMMANDS)
         elif word in COMMANDS:

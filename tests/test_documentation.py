@@ -16,7 +16,7 @@ import attnbench
 from attnbench.__main__ import COMMANDS
 from attnbench.bench import BenchConfig
 from attnbench.registry import Registry
-from attnbench.reports.catalogue import SETTINGS, settings
+from attnbench.reports.usage import SETTINGS, settings
 from attnbench.schema import options
 
 ROOT = Path(__file__).parent.parent

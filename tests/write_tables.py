@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from attnbench.registry import Registry
-from attnbench.reports.catalogue import SETTINGS, families, settings
+from attnbench.reports.catalogue import families
+from attnbench.reports.usage import SETTINGS, settings
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -1,23 +1,18 @@
-"""What there is to choose from: `--help` and `list`."""
+"""What there is to choose from: `list`."""
 
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from enum import Enum
-from importlib.resources import files
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from attnbench.config import OptimizerConfig, RunConfig, TrainerConfig
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
+from attnbench.reports.usage import SETTINGS, show_settings, summary_line
 from attnbench.schema import KINDS, format_value, options, takes_score, type_name
 from attnbench.tokens import TokenTask
 
@@ -39,56 +34,6 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "task=NAME": lambda cls: True,
     },
 }
-#: The groups of a run's own options.
-SETTINGS: Mapping[str, type] = {"trainer": TrainerConfig, "optimizer": OptimizerConfig}
-#: The number of a paper, which `list NAME` shows, and a list has no room for.
-PAPER_ID = re.compile(r",? (arXiv:)?\d{4}\.\d{4,5}")
-#: Its authors and year besides, which a narrow terminal has no room for.
-CITATION = re.compile(r" \([^()]*\b(19|20)\d\d\b[^()]*\)")
-#: A field of a dataclass, and the comment behind it.
-COMMENTED = re.compile(r"^    (\w+): [^#]*#\s*(.+)$", re.MULTILINE)
-
-USAGE = """\
-attnbench trains any attention mechanism on any task, and shows where it looked.
-
-  python -m attnbench [GROUP=NAME ...] [GROUP.OPTION=VALUE ...]    one run
-  python -m attnbench -m GROUP=NAME,NAME seed=0,1,2                a sweep: one run for each combination
-  python -m attnbench resume=RUN_FOLDER [OPTION=VALUE ...]         go on with an interrupted run
-  python -m attnbench COMMAND ...                                  {commands}
-  tensorboard --logdir runs                                        look at the runs
-"""
-
-
-def show_help(registry: Registry, commands: Iterable[str]) -> None:
-    """Print every group with its names, every option with its default, shipped and third-party."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(USAGE.format(commands=", ".join(commands)), markup=False)
-    for kind in KINDS:
-        table = Table(box=None, show_header=False, pad_edge=False)
-        for component in registry.of(kind):
-            defaults = " ".join(f"{kind}.{option}" for option in options(component.cls))
-            table.add_row(f"  {kind}={component.name}", escape(component.summary))
-            if defaults:
-                table.add_row("", defaults, style="dim")
-        console.print(table)
-        console.print()
-    for group, config in SETTINGS.items():
-        defaults = " ".join(f"{group}.{setting.name}={setting.default}" for setting in settings(config))
-        console.print(f"  {group}={'|'.join(_presets(group))}", markup=False)
-        console.print(f"      {defaults}", style="dim", markup=False)
-    experiments = "|".join(_presets("experiment"))
-    if experiments:
-        console.print(f"  experiment={experiments}", markup=False)
-    console.print(f"  seed={format_value(RunConfig().seed)}", markup=False)
-    console.print("\nA task's recipe sets some of these; the command line wins. --cfg job prints the composed config,")
-    console.print(
-        "--hydra-help what else the command line can do. `python -m attnbench list` says where each comes from."
-    )
-
-
-def _presets(group: str) -> list[str]:
-    folder = files("attnbench.conf") / group
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def family(component: Component) -> str:
@@ -112,10 +57,7 @@ def show_list(registry: Registry) -> None:
     for heading, components in families(registry).items():
         console.print(f"[bold]{heading}[/bold]")
         for component in components:
-            summary = PAPER_ID.sub("", component.summary)
-            if console.is_terminal and len(summary) > (room := console.width - width - 4):
-                summary = CITATION.sub("", summary)
-                summary = summary if len(summary) <= room else summary[: room - 1] + "…"
+            summary = summary_line(component, console, width + 4)
             console.print(f"  {component.name:{width}}  {summary}", markup=False)
             if not component.shipped:
                 console.print(f"  {'':{width}}  from {component.origin}", markup=False, style="dim")
@@ -126,41 +68,6 @@ def show_list(registry: Registry) -> None:
         console.print(f"failed: {failure}", markup=False, style="red")
     console.print("list NAME shows equation, source, options, and what it goes with;")
     console.print(f"{' and '.join(f'list {group}' for group in SETTINGS)} the options of a run.")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An option of a run: its name, its type or the words it may be, its default, and what it sets."""
-
-    name: str
-    type: str
-    default: str
-    description: str
-
-
-def settings(config: type) -> list[Setting]:
-    """Return the options of a dataclass of `attnbench.config`; the comment behind a field describes it."""
-    descriptions, types = dict(COMMENTED.findall(inspect.getsource(config))), get_type_hints(config)
-    return [
-        Setting(field.name, _words(types[field.name]), format_value(field.default), descriptions.get(field.name, ""))
-        for field in fields(config)
-    ]
-
-
-def _words(kind: Any) -> str:
-    """Return a type's name, or the words of an enum."""
-    return " | ".join(kind.__members__) if isinstance(kind, type) and issubclass(kind, Enum) else type_name(kind)
-
-
-def show_settings(group: str) -> None:
-    """Print the options of `trainer` or `optimizer`: default, type, and what each sets."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    for setting in settings(SETTINGS[group]):
-        table.add_row(f"{group}.{setting.name}={setting.default}", f"{setting.description} [dim]({setting.type})[/dim]")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"\npresets: {group}={'|'.join(_presets(group))}", markup=False)
 
 
 def show_one(registry: Registry, word: str) -> None:

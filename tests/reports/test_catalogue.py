@@ -13,6 +13,7 @@ from attnbench.interfaces import Attention
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.reports import catalogue
+from attnbench.reports.usage import settings
 
 
 def test_a_name_shows_docstring_options_origin_and_what_it_fits(cli):
@@ -114,12 +115,12 @@ def test_a_component_of_ones_own_is_listed_with_its_file_and_at_full_length_wher
 
 @pytest.mark.parametrize(("group", "config"), [("trainer", TrainerConfig), ("optimizer", OptimizerConfig)])
 def test_every_option_of_a_run_is_described(group, config, cli):
-    for setting in catalogue.settings(config):
+    for setting in settings(config):
         assert setting.description, f"{group}.{setting.name} has no comment in attnbench/config.py"
     out = cli("list", group).out
-    assert all(f"{group}.{setting.name}={setting.default} " in out for setting in catalogue.settings(config))
+    assert all(f"{group}.{setting.name}={setting.default} " in out for setting in settings(config))
 
 
 def test_a_setting_shows_the_words_that_it_may_be():
-    (precision,) = [setting for setting in catalogue.settings(TrainerConfig) if setting.name == "precision"]
+    (precision,) = [setting for setting in settings(TrainerConfig) if setting.name == "precision"]
     assert (precision.type, precision.default) == ("float32 | bfloat16 | float16", "float32")
