@@ -13,7 +13,7 @@ TELLING = {"pos": ("wonderful", "superb"), "neg": ("awful", "dreadful")}
 
 
 def members() -> Iterator[tuple[str, str]]:
-    """Give (name, content) of each file: reviews of ten films in each split and label, and the films' addresses.
+    """Yield (name, content) of each file: reviews of ten films in each split and label, and the films' addresses.
 
     One review stands in both splits, as some of the data set do.
     """

@@ -1,4 +1,4 @@
-"""Structured self-attention: several learned looks at a sequence, kept apart by a penalty."""
+"""Structured self-attention: several learned hops over a sequence, and a penalty that keeps them apart."""
 
 from __future__ import annotations
 

@@ -68,16 +68,16 @@ class Host(nn.Module):
 
     def embed(self, rows: Int[Tensor, "B L n"]) -> Float[Tensor, "B L D"]:
         """Sum the embeddings of each token's rows; in training, leave some of the rows out."""
-        kept = 1 - self.row_dropout if self.training else 1.0
-        if kept < 1:
-            rows = rows.masked_fill(torch.rand(rows.shape, device=rows.device) >= kept, PAD)
+        keep_prob = 1 - self.row_dropout if self.training else 1.0
+        if keep_prob < 1:
+            rows = rows.masked_fill(torch.rand(rows.shape, device=rows.device) >= keep_prob, PAD)
         if rows.shape[-1] == 1:
             x: Tensor = self.table(rows.squeeze(-1))
         else:
             flat, sparse = rows.flatten(0, 1), self.table.sparse
             x = F.embedding_bag(flat, self.table.weight, mode="sum", sparse=sparse, padding_idx=PAD)
             x = x.view(*rows.shape[:2], -1)
-        return x / kept if kept < 1 else x
+        return x / keep_prob if keep_prob < 1 else x
 
     def mask(self, batch: Batch) -> Bool[Tensor, "B 1 L"] | None:
         """True where a token stands; None where every place is one."""

@@ -204,7 +204,8 @@ class Imdb(Task):
         one = weights.shape[2] == 1
         maps = []
         for i, length in enumerate(batch.lengths.tolist()):
-            words, title = self._words(batch.rows[i, :length]), _verdict(logits[i], int(batch.label[i]))
+            words = self._words(batch.rows[i, :length])
+            title = f"{_answer(logits[i], batch.label[i])}, uniform weight {1 / length:.4f}"
             queries = slice(None) if one else slice(max(0, length - SHOWN), length)
             rows = ["review"] if one else words[queries]
             maps.append(AttentionMap(weights[i, :, queries, :length], rows, words, title=title))
@@ -219,7 +220,7 @@ class Imdb(Task):
         """Say what was answered, and how each review ends."""
         logits, _ = model(batch)
         ends = [" ".join(self._words(rows[rows[:, 0] != PAD])[-SHOWN:]) for rows in batch.rows]
-        return [f"{_verdict(logits[i], int(batch.label[i]))}: … {end}" for i, end in enumerate(ends)]
+        return [f"{_answer(logits[i], batch.label[i])}: … {end}" for i, end in enumerate(ends)]
 
     def predict(self, model: nn.Module, text: str) -> Prediction:
         """Classify a review of one's own."""
@@ -239,8 +240,8 @@ class Imdb(Task):
         return Prediction(LABELS[answer], float(probabilities[answer]), shaded)
 
 
-def _verdict(logits: Tensor, label: int) -> str:
+def _answer(logits: Tensor, label: Tensor) -> str:
+    """Say the answer with its probability, and the label."""
     probabilities = logits.detach().softmax(dim=-1)
     answer = int(probabilities.argmax())
-    wrong = "" if answer == label else f" (wrong: {LABELS[label]})"
-    return f"{LABELS[answer]} {float(probabilities[answer]):.3f}{wrong}"
+    return f"{LABELS[answer]} {float(probabilities[answer]):.3f}, label {LABELS[int(label)]}"

@@ -1,10 +1,12 @@
 """The classifier, on the made-up reviews, and what it shows."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from attnbench.plugins.task.imdb import task as module
-from attnbench.plugins.task.imdb.host import Host
+from attnbench.plugins.task.imdb.host import LABELS, Host
 from attnbench.plugins.task.imdb.reviews import Reviews, fill_in_front
 from attnbench.plugins.task.imdb.vocabulary import PAD
 
@@ -65,6 +67,14 @@ def test_the_weights_of_a_review_are_a_distribution_over_its_words(prepare):
         assert drawn.columns[0] == "▸"
 
 
+def test_a_picture_says_the_label_and_what_a_uniform_weight_would_be(prepare):
+    task = prepare(min_counts=(1,))
+    batch = task.data("val")[[0, 1]]
+    for drawn, label in zip(task.maps(task.model(make_attention()).eval(), batch), batch.label.tolist(), strict=True):
+        title = rf"(positive|negative) 0\.\d{{3}}, label {LABELS[label]}, uniform weight {1 / len(drawn.columns):.4f}"
+        assert re.fullmatch(title, drawn.title)
+
+
 def test_self_attention_is_drawn_and_measured_by_its_last_tokens_rows(prepare, monkeypatch):
     """A window of 0 gives each token itself: no row spreads, though their mean is even."""
     monkeypatch.setattr(module, "SHOWN", 3)
@@ -83,8 +93,8 @@ def test_a_prediction_is_shaded_by_the_mean_over_all_queries(prepare, monkeypatc
     monkeypatch.setattr(module, "SHOWN", 1)
     task = prepare(pooling="mean")
     model = task.model(make_attention("sliding_window", "dot", window=0)).eval()
-    looked = task.predict(model, "a film").looked
-    torch.testing.assert_close(looked.weights, torch.full((1, 1, 3), 1 / 3))
+    shaded = task.predict(model, "a film").looked
+    torch.testing.assert_close(shaded.weights, torch.full((1, 1, 3), 1 / 3))
 
 
 @pytest.mark.parametrize("options", [{}, UNMASKED])
