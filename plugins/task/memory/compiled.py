@@ -1,4 +1,4 @@
-"""The Neural Turing Machine over a whole sequence, in C: `steps.c`, compiled where a run first needs it.
+"""The Neural Turing Machine over a whole sequence, in C: `steps.c`, compiled when a run first needs it.
 
 For float32 on a CPU, several times as fast as the modules, which are its reference. Compiling takes two seconds, each
 time anew.
