@@ -97,8 +97,8 @@ def test_a_run_cut_off_in_the_middle_comes_to_the_same_end(cli: Any, tmp_path: A
     assert cli("resume=cut").code == 0
     whole, cut = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "cut"))
     assert cut["metrics"] == whole["metrics"] and cut["steps"] == whole["steps"] == 16
-    weights = [torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("whole", "cut")]
-    states = [found["state_dict"] for found in weights]
+    checkpoints = [torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("whole", "cut")]
+    states = [checkpoint["state_dict"] for checkpoint in checkpoints]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

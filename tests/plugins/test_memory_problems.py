@@ -29,17 +29,17 @@ def test_copy_asks_for_what_was_read(seed: int, length: int) -> None:
 @given(SEEDS, st.integers(1, 10), st.integers(1, 10))
 def test_repeat_copy_asks_for_it_so_many_times_then_for_an_end_mark(seed: int, length: int, repeats: int) -> None:
     inputs, targets, mask, _ = draw("repeat_copy", seed, length, repeats)
-    asked = targets[mask].view(2, length * repeats + 1, 9)
+    scored = targets[mask].view(2, length * repeats + 1, 9)
     for number in range(repeats):
-        assert torch.equal(asked[:, number * length :][:, :length, :8], inputs[:, :length, :8])
-    assert asked[:, -1].tolist() == [[0] * 8 + [1]] * 2 and not asked[:, :-1, 8].any()
+        assert torch.equal(scored[:, number * length :][:, :length, :8], inputs[:, :length, :8])
+    assert scored[:, -1].tolist() == [[0] * 8 + [1]] * 2 and not scored[:, :-1, 8].any()
     assert not inputs[:, length + 1 :].any()
 
 
 def test_the_number_of_repeats_has_mean_0_and_variance_1() -> None:
-    told = torch.stack([draw("repeat_copy", 0, 3, repeats).inputs[0, 3, 9] for repeats in range(1, 11)])
-    assert float(told.mean()) == pytest.approx(0, abs=1e-6)
-    assert float(told.var(correction=0)) == pytest.approx(1, abs=1e-6)
+    channel = torch.stack([draw("repeat_copy", 0, 3, repeats).inputs[0, 3, 9] for repeats in range(1, 11)])
+    assert float(channel.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(channel.var(correction=0)) == pytest.approx(1, abs=1e-6)
 
 
 @given(SEEDS, st.integers(2, 6))
@@ -98,8 +98,8 @@ def test_each_context_has_a_chance_of_its_own_from_the_arcsine_law() -> None:
 def test_the_best_estimator_by_hand() -> None:
     """After 00000 came 0, 0, 1: chances 1/2, 3/4, 1/6; then contexts 00001 and on are new: 1/2 each."""
     bits = torch.tensor([[0.0] * 7 + [1.0, 0.0, 1.0]])
-    asked = torch.arange(10).unsqueeze(0) >= 5
-    assert float(bayes_bits(bits, asked)) == pytest.approx(1 - math.log2(3 / 4) + math.log2(6) + 2)
+    scored = torch.arange(10).unsqueeze(0) >= 5
+    assert float(bayes_bits(bits, scored)) == pytest.approx(1 - math.log2(3 / 4) + math.log2(6) + 2)
 
 
 @given(SEEDS, st.integers(1, 400), st.lists(st.integers(0, 10**6), min_size=1, max_size=5))

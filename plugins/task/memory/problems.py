@@ -88,7 +88,11 @@ class Problem(ABC):
 
 
 class Copy(Problem):
-    """Read 8-bit vectors, then write them: vectors, an end mark, silence in which to write (§4.1)."""
+    """Read 8-bit vectors, then write them: vectors, an end mark, silence in which to write (§4.1).
+
+    inputs   a b c | . . .
+    targets          a b c
+    """
 
     inputs, outputs, low, high = 9, 8, 1, 20
     beyond = tuple(map(Size, (10, 20, 30, 50, 80, 120)))
@@ -107,6 +111,9 @@ class Copy(Problem):
 
 class RepeatCopy(Problem):
     """Read 8-bit vectors and how often to write them, write them so often, then an end mark (§4.2).
+
+    inputs   a b |2 . . . . .
+    targets         a b a b |
 
     The number of repeats stands on a channel of its own, scaled to mean 0 and variance 1 over 1..10.
     """
@@ -137,7 +144,10 @@ class RepeatCopy(Problem):
 class AssociativeRecall(Problem):
     """Read items, then one of them again, and write the item that came behind it (§4.3).
 
-    An item is three 6-bit vectors behind a mark; the one asked for stands between two marks of another channel.
+    inputs   :abc :def :ghi |def| . . .
+    targets                       g h i
+
+    An item is three 6-bit vectors behind a mark; the query stands between two marks of another channel.
     """
 
     inputs, outputs, low, high, least = 8, 6, 2, 6, 2
@@ -163,6 +173,9 @@ class AssociativeRecall(Problem):
 
 class NGrams(Problem):
     """Predict bits, each of which depends on the five before it (§4.4).
+
+    inputs   1 0 0 1 1 0 1
+    targets          0 1 1
 
     An example has a table of its own: for each of the 32 contexts the chance of a 1, drawn from Beta(1/2, 1/2). Its
     first five bits are fair coins and are not scored.
@@ -213,6 +226,10 @@ def bayes_bits(bits: Float[Tensor, "B L"], scored: Bool[Tensor, "B L"]) -> Float
 
 class PrioritySort(Problem):
     """Read 8-bit vectors with priorities, then write those of the highest, the highest first (§4.5).
+
+    inputs   a  b  c  d  e  | . . . .
+             .3 -.8 .9 .1 -.2
+    targets                   c a d e
 
     20 vectors, each with a priority between -1 and 1 on a channel of its own; 16 are to be written: four fifths.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CELL = 4  # pixels a side, of a number that is drawn
-EXAMPLES = 1_000_000  # of the training split; each is drawn when it is asked for
+EXAMPLES = 1_000_000  # of the training split; each is drawn when it is read
 
 
 class FreshExamples(Dataset[Batch]):
