@@ -38,19 +38,24 @@ def relative(path):
 
 
 def command_lines(text):
-    """Return what a reader may type: the lines of bash blocks, and `python ...` within sentences and tables."""
+    """Return what a reader may type: the lines of bash blocks, and commands within sentences and tables."""
     blocks = [line for language, body in FENCED.findall(text) if language == "bash" for line in body.splitlines()]
-    inline = [code for code in INLINE.findall(FENCED.sub("", text)) if code.startswith(("python ", "python3 "))]
-    return [part.strip() for line in blocks + inline for part in re.split(r" && |\s+#\s", line) if "python" in part]
+    inline = [code for code in INLINE.findall(FENCED.sub("", text)) if re.match(r"(python3?|attnbench) ", code)]
+    return [part.strip() for line in blocks + inline for part in re.split(r" && |\s+#\s", line)]
 
 
 COMMAND_LINES = sorted({(relative(path), line) for path in DOCUMENTS for line in command_lines(path.read_text())})
 #: Those of plugins/README.md are run, by a test of its own.
 OURS = [
-    (page, line.partition("-m attnbench")[2])
+    (page, match[1])
     for page, line in COMMAND_LINES
-    if "python -m attnbench" in line and page != "plugins/README.md"
+    if (match := re.match(r"(?:\S*python -m )?attnbench\b(.*)", line)) and page != "plugins/README.md"
 ]
+
+
+def test_the_commands_of_the_pages_are_read():
+    assert len(OURS) > 40
+    assert ("README.md", " list NAME") in OURS
 
 
 def test_readme_is_short():
