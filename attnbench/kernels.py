@@ -201,3 +201,11 @@ def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
 def has_hooks(module: nn.Module) -> bool:
     """Return whether a forward hook is registered on a module: code that does not call it would pass the hook by."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def sparse_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of a sparse gradient as backward left them: numbers [N], which may repeat, and values [N, D].
+
+    `Tensor.indices` would coalesce them first, which costs more than the update of a small model.
+    """
+    return gradient._indices()[0], gradient._values()

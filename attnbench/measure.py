@@ -58,7 +58,7 @@ def _events(call: Call, repeats: int) -> float:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Give the first quartile, the median and the third."""
+    """Return the first quartile, the median and the third."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -113,7 +113,7 @@ def _resident(field: str) -> int:
 
 
 def available_memory(device: torch.device) -> float:
-    """Give the bytes that can still be had; infinity where that is unknown."""
+    """Return the bytes that are still available; infinity where that is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -28,8 +28,8 @@ from attnbench.schema import KINDS, explain, node
 READ_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 #: Held by the process that trains in a run folder.
 LOCK = ".lock"
-#: The part of a config that changes what a run shows and not what it finds.
-SHOWN = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
+#: Options that change what a run displays and not its result.
+DISPLAY_OPTIONS = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
 
 
 def refuse_claimed(folder: Path) -> None:
@@ -139,12 +139,12 @@ def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -
     """
     config = OmegaConf.structured(RunConfig)
     for kind in KINDS:
-        given = values.get(kind)
-        if given is None and kind == "scoring":
+        node_values = values.get(kind)
+        if node_values is None and kind == "scoring":
             continue
-        if not isinstance(given, Mapping) or "name" not in given:
+        if not isinstance(node_values, Mapping) or "name" not in node_values:
             raise UsageError(f"config.yaml: no {kind} is named; it is not the config of a run")
-        name = str(given["name"])
+        name = str(node_values["name"])
         config[kind] = OmegaConf.structured(node(name, registry.get(kind, name).cls))
     try:
         config = OmegaConf.merge(config, dict(values))
@@ -201,16 +201,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
             f"{path}: refused: it holds more than weights, or is damaged; nothing in it was run"
         ) from error
     except (OSError, EOFError, RuntimeError) as error:
         raise UsageError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from error
-    if not isinstance(found, dict) or not {"state_dict", "global_step"} <= found.keys():
+    if not isinstance(saved, dict) or not {"state_dict", "global_step"} <= saved.keys():
         raise UsageError(f"{path}: not the checkpoint of a run")
-    return found
+    return saved
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -227,14 +227,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> str:
-    """Give the hash by which a resolved config is known: 16 hexadecimal digits.
+    """Return the hash that identifies a resolved config: 16 hexadecimal digits.
 
     Args:
         config: a flattened config (see `flat`).
-        ignore: keys that do not count; those of `SHOWN` never do.
+        ignore: keys that do not count; those of `DISPLAY_OPTIONS` never do.
     """
-    left = {key: value for key, value in config.items() if key not in (*SHOWN, *ignore)}
-    return hashlib.sha256(json.dumps(left, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    counted = {key: value for key, value in config.items() if key not in (*DISPLAY_OPTIONS, *ignore)}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def find(folders: Iterable[Path]) -> Iterator[Path]:
@@ -273,11 +273,11 @@ def read_mapping(path: Path, parse: Callable[[IO[str]], Any]) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            given = parse(file)
+            values = parse(file)
     except FileNotFoundError:
         raise Unusable(f"unfinished: it has no {path.name}") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise Unusable(f"damaged: {path.name} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise Unusable(f"damaged: {path.name} is not that of a run")
-    return given
+    return values

@@ -11,7 +11,7 @@ from typing import Any
 from attnbench.errors import UsageError, nearest
 from attnbench.reports import statistics
 from attnbench.reports.runs import LeftOut, Run, number
-from attnbench.run_folder import SHOWN, fingerprint
+from attnbench.run_folder import DISPLAY_OPTIONS, fingerprint
 from attnbench.schema import format_value
 
 BUDGETS = {"epochs": "epochs", "examples_seen": "examples", "parameters": "parameters"}
@@ -64,7 +64,7 @@ class Row:
         self.mean, self.sd, self.interval = fmean(sample), statistics.spread(sample), statistics.interval(sample)
 
     def record(self) -> dict[str, Any]:
-        """Give the row as plain values, in the units that its keys say."""
+        """Return the row as plain values, in the units that its keys say."""
         low, high = self.interval or (None, None)
         difference = self.difference
         return {
@@ -130,13 +130,13 @@ def tabulate(
     for key in by:
         if not any(key in run.config for run in runs):
             raise UsageError(f"--by {key}: no run has it; {nearest(key, {k for run in runs for k in run.config})}")
-    kept, left_out = _latest(runs)
-    if metric is not None and all(run.value(metric) is None for run in kept):
-        known = {tag for run in kept for tag in (*run.result["metrics"], *COSTS) if run.value(tag) is not None}
+    latest, left_out = _latest(runs)
+    if metric is not None and all(run.value(metric) is None for run in latest):
+        known = {tag for run in latest for tag in (*run.result["metrics"], *COSTS) if run.value(tag) is not None}
         raise UsageError(f"--metric {metric}: no run has it; {nearest(metric, known)}")
     tables = []
-    for task in sorted({run.task for run in kept}):
-        entered = [run for run in kept if run.task == task]
+    for task in sorted({run.task for run in latest}):
+        entered = [run for run in latest if run.task == task]
         chosen = metric or str(entered[0].result["primary"])
         usable = [run for run in entered if run.value(chosen) is not None]
         left_out += [LeftOut(run.folder, f"it has no finite {chosen}") for run in entered if run.value(chosen) is None]
@@ -150,14 +150,14 @@ def tabulate(
 
 def _latest(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
     """Keep one run of each configuration and seed: the one that finished last."""
-    kept: dict[str, Run] = {}
+    latest: dict[str, Run] = {}
     repeated = []
     for run in sorted(runs, key=lambda run: (str(run.result.get("finished", "")), run.folder.name, str(run.folder))):
         key = fingerprint(run.config)
-        if key in kept:
-            repeated.append(LeftOut(kept[key].folder, f"repeated by {printable(run.folder)}"))
-        kept[key] = run
-    return sorted(kept.values(), key=lambda run: str(run.folder)), repeated
+        if key in latest:
+            repeated.append(LeftOut(latest[key].folder, f"repeated by {printable(run.folder)}"))
+        latest[key] = run
+    return sorted(latest.values(), key=lambda run: str(run.folder)), repeated
 
 
 def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: float | None) -> Table:
@@ -167,7 +167,7 @@ def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: f
         key = tuple(format_value(run.config.get(k)) for k in by) if by else fingerprint(run.config, ignore=["seed"])
         groups.setdefault(key, []).append(run)
     firsts = [members[0].config for members in groups.values()]
-    varying = by or [key for key in _varying(firsts) if key not in ("seed", "attention", "scoring", *SHOWN)]
+    varying = by or [key for key in _varying(firsts) if key not in ("seed", "attention", "scoring", *DISPLAY_OPTIONS)]
     rows: list[Row] = []
     for members in groups.values():
         values: dict[int, list[float]] = {}
@@ -175,10 +175,10 @@ def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: f
             value = run.value(metric)
             assert value is not None
             values.setdefault(run.seed, []).append(value)
-        means = {seed: fmean(found) for seed, found in sorted(values.items())}
+        means = {seed: fmean(sample) for seed, sample in sorted(values.items())}
         label = _label(members[0], varying, named=bool(by))
-        taken = sum(row.label == label or row.label.startswith(f"{label} #") for row in rows)
-        rows.append(Row(label + (f" #{taken + 1}" if taken else ""), members, means, _costs(members)))
+        same_label = sum(row.label == label or row.label.startswith(f"{label} #") for row in rows)
+        rows.append(Row(label + (f" #{same_label + 1}" if same_label else ""), members, means, _costs(members)))
     _time_to_target(rows, metric, mode, target)
     rows.sort(key=lambda row: ((-row.mean if mode == "max" else row.mean), row.label))
     return Table(task, metric, mode, rows, rows[0].label, _notes(rows))
@@ -192,12 +192,12 @@ def _mode(run: Run, metric: str) -> str:
 
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Give the keys that have more than one value among those configs that have them."""
+    """Return the keys that have more than one value among those configs that have them."""
     values: dict[str, set[str]] = {}
     for config in configs:
         for key, value in config.items():
             values.setdefault(key, set()).add(format_value(value))
-    return [key for key, found in values.items() if len(found) > 1]
+    return [key for key, distinct in values.items() if len(distinct) > 1]
 
 
 def _label(run: Run, keys: Sequence[str], *, named: bool) -> str:
@@ -213,8 +213,8 @@ def printable(text: object) -> str:
 
 
 def _costs(runs: Sequence[Run]) -> dict[str, float | None]:
-    found = {cost: [v for run in runs if (v := number(run.result.get(cost))) is not None] for cost in COSTS}
-    return {cost: fmean(values) if values else None for cost, values in found.items()}
+    known = {cost: [v for run in runs if (v := number(run.result.get(cost))) is not None] for cost in COSTS}
+    return {cost: fmean(values) if values else None for cost, values in known.items()}
 
 
 def _time_to_target(rows: Sequence[Row], metric: str, mode: str, target: float | None) -> None:
@@ -233,7 +233,7 @@ def _time_to_target(rows: Sequence[Row], metric: str, mode: str, target: float |
 
 
 def curve(run: Run, tag: str) -> list[tuple[float, float, float]]:
-    """Give what validations measured: (step, seconds of training, value) of each; empty where nothing was."""
+    """Return what validations measured: (step, seconds of training, value) of each; empty where nothing was."""
     recorded = run.result.get("curve")
     points = []
     for entry in recorded if isinstance(recorded, list) else []:
@@ -252,7 +252,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         if most > 1.1 * least:
             notes.append(f"{word} differ by over 10%: from {least:,.6g} ({who}) to {most:,.6g} ({other})")
     for row in rows:
-        mixed = [key for key in _varying([run.config for run in row.runs]) if key not in ("seed", *SHOWN)]
+        mixed = [key for key in _varying([run.config for run in row.runs]) if key not in ("seed", *DISPLAY_OPTIONS)]
         if mixed:
             notes.append(printable(f"{row.label}: its runs differ in more than their seed: {', '.join(mixed)}"))
     versions = _varying([run.result["versions"] for row in rows for run in row.runs if _has_versions(run)])
@@ -267,11 +267,11 @@ def _has_versions(run: Run) -> bool:
 
 def _refer(tables: Sequence[Table], baseline: str | None) -> None:
     """Compare the rows of each table with its reference."""
-    found = [_find(table.rows, baseline) for table in tables]
-    if baseline is not None and not any(found):
+    references = [_find(table.rows, baseline) for table in tables]
+    if baseline is not None and not any(references):
         labels = {row.label for table in tables for row in table.rows}
         raise UsageError(f"--baseline {baseline}: no such group; {nearest(baseline, labels)}")
-    for table, reference in zip(tables, found, strict=True):
+    for table, reference in zip(tables, references, strict=True):
         base = reference or table.rows[0]
         if baseline is not None and reference is None:
             table.notes.append(f"no group is {baseline} here: compared with the best")

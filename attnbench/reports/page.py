@@ -25,10 +25,10 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut]) -> N
     Raises:
         OSError: it cannot be written.
     """
-    looked = {id(row): pictures(row.runs[0].folder) for table in tables for row in table.rows}
-    while sum(len(image) for steps in looked.values() for images in steps.values() for image in images) > BYTES:
-        looked = {key: dict(list(steps.items())[::-2][::-1]) for key, steps in looked.items()}  # the last one stays
-        if all(len(steps) < 2 for steps in looked.values()):
+    shown = {id(row): pictures(row.runs[0].folder) for table in tables for row in table.rows}
+    while sum(len(image) for steps in shown.values() for images in steps.values() for image in images) > BYTES:
+        shown = {key: dict(list(steps.items())[::-2][::-1]) for key, steps in shown.items()}  # the last one stays
+        if all(len(steps) < 2 for steps in shown.values()):
             break
     data = {
         "columns": [column.heading for column in COLUMNS],
@@ -40,7 +40,7 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut]) -> N
                 "mode": table.mode,
                 "notes": table.notes,
                 "method": method(table),
-                "rows": [_row(row, looked[id(row)]) for row in table.rows],
+                "rows": [_row(row, shown[id(row)]) for row in table.rows],
             }
             for table in tables
         ],
@@ -51,7 +51,7 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut]) -> N
     path.write_text(template.replace(PLACE, held), encoding="utf-8")
 
 
-def _row(row: Row, looked: Mapping[int, Sequence[bytes]]) -> dict[str, Any]:
+def _row(row: Row, shown: Mapping[int, Sequence[bytes]]) -> dict[str, Any]:
     record = row.record()
     return {
         "label": row.label,
@@ -63,7 +63,7 @@ def _row(row: Row, looked: Mapping[int, Sequence[bytes]]) -> dict[str, Any]:
         "curves": curves(row.runs),
         "pictures": [
             {"step": step, "images": [base64.b64encode(image).decode() for image in images]}
-            for step, images in looked.items()
+            for step, images in shown.items()
         ],
         "config": _text(row.runs[0].folder / "config.yaml"),
         "runs": [
@@ -77,7 +77,7 @@ def _text(path: Path) -> str:
 
 
 def curves(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
-    """Give each measured tag's curve over the runs: [step, examples, seconds, mean, lowest, highest] of each step.
+    """Return each measured tag's curve over the runs: [step, examples, seconds, mean, lowest, highest] of each step.
 
     A run that ended early, with nothing left to gain, counts on with its last value.
     """
@@ -99,8 +99,8 @@ def curves(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
 
 def _point(tag: str) -> Any:
     def point(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
-        found = tuple(number(entry.get(key)) for key in ("step", "examples", "seconds", tag))
-        return None if None in found else found  # type: ignore[return-value]
+        values = tuple(number(entry.get(key)) for key in ("step", "examples", "seconds", tag))
+        return None if None in values else values  # type: ignore[return-value]
 
     return point
 
@@ -113,8 +113,8 @@ def pictures(folder: Path) -> dict[int, list[bytes]]:
 
     if not any(folder.glob("events.out.tfevents.*")):
         return {}
-    kept = {"images": 0, "scalars": 1, "tensors": 1, "compressedHistograms": 1, "histograms": 1, "audio": 1}
-    events = EventAccumulator(str(folder), size_guidance=kept)
+    sizes = {"images": 0, "scalars": 1, "tensors": 1, "compressedHistograms": 1, "histograms": 1, "audio": 1}
+    events = EventAccumulator(str(folder), size_guidance=sizes)
     try:
         events.Reload()
     except Exception:  # somebody's damaged file: a page without its pictures

@@ -52,8 +52,8 @@ class Bar(pl.Callback):
         if trainer.is_global_zero:
             assert isinstance(pl_module, Experiment)
             values = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in (pl_module.task.primary, "loss")}
-            shown = "  ".join(f"val/{name} {value:.4f}" for name, value in values.items())
-            line = f"step {self.record.steps:>{len(str(self.record.total_steps))}}/{self.record.total_steps}  {shown}"
+            listed = "  ".join(f"val/{name} {value:.4f}" for name, value in values.items())
+            line = f"step {self.record.steps:>{len(str(self.record.total_steps))}}/{self.record.total_steps}  {listed}"
             self.progress.console.print(line)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -43,7 +43,7 @@ class Run:
         return mechanism(self.config["attention"], self.config.get("scoring"))
 
     def value(self, metric: str) -> float | None:
-        """Give a metric, or one of the result's own numbers; None where the run has no such finite number."""
+        """Return a metric, or one of the result's own numbers; None where the run has no such finite number."""
         return number(self.result["metrics"].get(metric, self.result.get(metric)))
 
 
@@ -59,7 +59,7 @@ class LeftOut:
 
 
 def number(value: Any) -> float | None:
-    """Give a finite number, or None."""
+    """Return a finite number, or None."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if plain and math.isfinite(value) else None
 

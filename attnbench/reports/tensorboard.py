@@ -13,7 +13,9 @@ from torch.utils.tensorboard.summary import hparams
 class EventLog(TensorBoardLogger):
     """TensorBoard events in the run folder itself; config.yaml holds what Lightning would write as hparams.yaml.
 
-    A resumed run gives the step that it goes on from: points that it is going to draw again are taken back.
+    Args:
+        folder: the run folder.
+        resumed_from: the step that a resumed run goes on from: later points, which it draws again, are purged.
     """
 
     def __init__(self, folder: Path, resumed_from: int | None = None) -> None:
@@ -41,10 +43,10 @@ class EventLog(TensorBoardLogger):
         }
         self.experiment.add_custom_scalars(layout)
 
-    def hyperparameters(self, given: Mapping[str, Any], final: Mapping[str, float]) -> None:
+    def hyperparameters(self, config: Mapping[str, Any], final: Mapping[str, float]) -> None:
         """Write the row of the HParams page: what was chosen, and the final metrics."""
         words = {
-            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in given.items()
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()
         }
         for summary in hparams(words, dict(final)):  # type: ignore[no-untyped-call]
-            self.experiment._get_file_writer().add_summary(summary)
+            self.experiment.file_writer.add_summary(summary)

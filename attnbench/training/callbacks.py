@@ -53,7 +53,7 @@ class TrainingRecord(pl.Callback):
         return "training_record"
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a resumed run goes on counting from."""
+        """Return what a resumed run goes on counting from."""
         self._stop_clock()
         return {name: getattr(self, name) for name in SAVED}
 
@@ -160,11 +160,11 @@ class Checkpoints(pl.Callback):
         return "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the best so far."""
+        """Return the best so far."""
         return {"metrics": self.metrics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the best so far."""
+        """Load the best so far."""
         self.metrics = state["metrics"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from attnbench.config import OptimizerConfig
 from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, AttentionMap, Task
+from attnbench.kernels import sparse_rows
 from attnbench.training.batches import batch_size
 from attnbench.training.optimizer import dense_gradient, lr_factor, make_optimizer
 
@@ -24,7 +25,7 @@ MOST_SKIPPED = 20  # updates in a row whose gradient is not finite, before a run
 
 
 class Diverged(UsageError):  # noqa: N818 (as `Interrupted`)
-    """Training has left the numbers that can be computed with."""
+    """The loss, or the gradients of many steps in a row, are not finite."""
 
 
 def penalizes(module: nn.Module) -> bool:
@@ -35,22 +36,22 @@ def penalizes(module: nn.Module) -> bool:
 @contextmanager
 def penalties(model: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the penalty of every call, within, of an attention module that has one."""
-    found: list[Tensor] = []
+    collected: list[Tensor] = []
 
-    def ask(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return given, {**options, "need_weights": True}
+    def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "need_weights": True}
 
-    def collect(module: nn.Module, given: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def collect(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         assert isinstance(module, Attention)
         if (penalty := module.penalty(output[1])) is not None:
-            found.append(penalty)
+            collected.append(penalty)
 
     with ExitStack() as hooks:
         for module in model.modules():
             if penalizes(module):
                 hooks.enter_context(module.register_forward_pre_hook(ask, with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(collect))
-        yield found
+        yield collected
 
 
 class Experiment(pl.LightningModule):
@@ -102,7 +103,7 @@ class Experiment(pl.LightningModule):
         for batch in batches:
             optimizer.zero_grad()
             loss = self.loss(self.transfer_batch_to_device(batch, self.device, 0))
-            if directly:  # without the hooks of Lightning, that nothing here hangs on: a fifth of a millisecond
+            if directly:  # Lightning's hooks, which nothing here uses, would cost a fifth of a millisecond
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.on_before_optimizer_step(optimizer.optimizer)
                 optimizer.optimizer.step()
@@ -115,13 +116,13 @@ class Experiment(pl.LightningModule):
         return {"loss": self._loss, "penalty": self._penalty}
 
     def loss(self, batch: Any) -> Tensor:
-        """Give the task's loss, and what the attention adds to it (see `Attention.penalty`)."""
+        """Return the task's loss plus the attention's penalty, if it has one (see `Attention.penalty`)."""
         if not self.penalized:
             loss = self.task.loss(self.model, batch)
         else:
-            with penalties(self.model) as found:
+            with penalties(self.model) as collected:
                 loss = self.task.loss(self.model, batch)
-            penalty = torch.stack(found).sum() if found else torch.zeros_like(loss)
+            penalty = torch.stack(collected).sum() if collected else torch.zeros_like(loss)
             self._penalty = penalty.detach()
             loss = loss + penalty
         self._loss = loss.detach()
@@ -132,14 +133,14 @@ class Experiment(pl.LightningModule):
         return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient's norm; take a gradient that is not finite away, so that the update changes nothing.
+        """Clip the gradient's norm; drop a gradient that is not finite, so that the update changes nothing.
 
         Raises:
             Diverged: the loss is not finite, or no gradient has been for `MOST_SKIPPED` steps.
         """
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.clip is None:  # a sum is finite where a norm is, and takes half its time
-            size = float(sum(p.grad._values().sum() if p.grad.is_sparse else p.grad.sum() for p in trained))
+            size = float(sum(sparse_rows(p.grad)[1].sum() if p.grad.is_sparse else p.grad.sum() for p in trained))
         else:
             values = [dense_gradient(parameter) for parameter in trained]
             size = float(torch.nn.utils.get_total_norm(values, foreach=True))
@@ -189,7 +190,7 @@ class Experiment(pl.LightningModule):
         self._log("test")
 
     def maps(self, examples: int) -> list[AttentionMap]:
-        """Give the attention maps of the first validation examples, at most `examples`."""
+        """Return the attention maps of the first validation examples, at most `examples`."""
         data = self.task.data("val")
         batch = data[list(range(min(examples, len(data))))]  # type: ignore[arg-type]
         with torch.no_grad(), torch.random.fork_rng():  # measuring changes nothing that follows
@@ -197,14 +198,13 @@ class Experiment(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer; its rate is a function of the step alone, so that it survives a resume."""
-        given = self.optimizer
-        optimizer = make_optimizer(self.model, given, fused=self.fused)
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, self.total_steps, given))
+        optimizer = make_optimizer(self.model, self.optimizer, fused=self.fused)
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, self.total_steps, self.optimizer))
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the step, and the random state: dropout after a resume is the dropout that would have been."""
+        """Save the step, and the random state: dropout after a resume is the dropout that would have been."""
         checkpoint["global_step"] = self.steps  # Lightning's own count leaves out the updates done without its hooks
         checkpoint["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         checkpoint["skipped"] = self.skipped, self._in_a_row
@@ -215,7 +215,7 @@ class Experiment(pl.LightningModule):
         self.skipped, self._in_a_row = checkpoint.get("skipped", (0, 0))
 
     def on_train_start(self) -> None:
-        """Take up the random state of the checkpoint; and the config's rate and decay, which may be new."""
+        """Restore the checkpoint's random state, and set the config's rate and decay, which may be new."""
         if self._rng is None:
             return
         torch.set_rng_state(self._rng["cpu"].cpu())
@@ -229,5 +229,5 @@ class Experiment(pl.LightningModule):
 
 
 def is_single(value: Any) -> bool:
-    """Tell whether a metric's value is a single number, which can be logged."""
+    """Whether a metric's value is a single number, which can be logged; not so of a slice without examples."""
     return isinstance(value, Tensor) and value.dim() == 0
