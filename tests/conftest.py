@@ -18,7 +18,15 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 with install_import_hook(
-    ["attnbench.masking", "attnbench.kernels", "attnbench.plugins"], "beartype.beartype"
+    [
+        "attnbench.masking",
+        "attnbench.kernels",
+        "attnbench.hosts",
+        "attnbench.sampling",
+        "attnbench.tokens",
+        "attnbench.plugins",
+    ],
+    "beartype.beartype",
 ):  # shapes are enforced here
     from attnbench.registry import Registry
 
