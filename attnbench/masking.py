@@ -203,13 +203,23 @@ def hide_masked(
     if mask is None and not causal:
         return key, value
     if causal or (mask is not None and mask.shape[1] > 1):
-        key, value = (x.nan_to_num(0.0, 0.0, 0.0) for x in (key, value))
+        key, value = (x if _known_finite(x) else x.nan_to_num(0.0, 0.0, 0.0) for x in (key, value))
     if mask is not None:
         seen = causal_mask(mask, query, causal) if mask.shape[1] > 1 else mask
         assert seen is not None
         hidden = ~seen.any(dim=1).unsqueeze(-1)
         key, value = key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)
     return key, value
+
+
+def _known_finite(x: Tensor) -> bool:
+    """Tell whether all entries are finite, where asking is cheaper than `nan_to_num` and its gradient: on a CPU."""
+    if not x.is_cpu or torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(x.detach().sum().isfinite())  # of a sum that overflows nothing is known
+    except RuntimeError:  # torch.vmap and tracing answer no questions about values
+        return False
 
 
 def causal_mask(mask: Tensor | None, query: Tensor, causal: bool) -> Tensor | None:

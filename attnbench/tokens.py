@@ -70,16 +70,17 @@ class Generated(Dataset[TokenBatch]):
 
     def __getitem__(self, indices: list[int]) -> TokenBatch:
         numbers = [index // self.size for index in indices]
-        made = [self._of(number, indices, numbers) for number in dict.fromkeys(numbers)]
-        if len(made) == 1:
-            return made[0]
+        if min(numbers) == max(numbers):
+            return self._of(numbers[0], indices)
+        places = {number: [i for i, n in enumerate(numbers) if n == number] for number in dict.fromkeys(numbers)}
+        made = [self._of(number, [indices[i] for i in own]) for number, own in places.items()]
         longest = max(batch.tokens.shape[1] for batch in made)
         fields = zip(*(_padded(batch, longest) for batch in made), strict=True)
-        order = torch.tensor([i for n in dict.fromkeys(numbers) for i, m in enumerate(numbers) if m == n]).argsort()
+        order = torch.tensor([i for own in places.values() for i in own]).argsort()
         return TokenBatch(*(torch.cat(field)[order] for field in fields))
 
-    def _of(self, number: int, indices: list[int], numbers: list[int]) -> TokenBatch:
-        own = [i - number * self.size for i, n in zip(indices, numbers, strict=True) if n == number]
+    def _of(self, number: int, indices: list[int]) -> TokenBatch:
+        own = [index - number * self.size for index in indices]
         made = self.parts[number].generate(Draws(self.seed, own, stream=self.stream + number))
         truth = torch.full_like(made.tokens, NOWHERE) if made.truth is None else made.truth
         return TokenBatch(made.tokens, made.targets, made.scored, truth, torch.full((len(own),), number))

@@ -4,8 +4,8 @@
 
 The two models begin with the same parameters and take turns in one process, a step each on the same batch, so that the
 machine's changes of speed hit both alike; their losses are checked to be the same. Printed for each size: the median
-CPU milliseconds of a step (loss, gradient, AdamW's update), the ratio pair by pair (median, first and third quartile), and
-what drawing a batch costs in shares of a step.
+CPU milliseconds of a step (loss, gradient, AdamW's update), the ratio pair by pair (median, first and third quartile),
+and what drawing a batch costs in shares of a step.
 """
 
 import platform
