@@ -16,12 +16,14 @@ from attnbench.interfaces import (
     ScoringFunction,
     Split,
     Task,
+    append,
 )
 from attnbench.kernels import attend, fused_attention, has_hooks
 from attnbench.masking import (
     NORMALISERS,
     Normaliser,
     causal_mask,
+    full_precision,
     hide_masked,
     masked_entmax15,
     masked_softmax,
@@ -53,11 +55,13 @@ __all__ = [
     "TokenBatch",
     "TokenTask",
     "UsageError",
+    "append",
     "attend",
     "build",
     "causal_mask",
     "chunkwise",
     "downloads",
+    "full_precision",
     "fused_attention",
     "has_hooks",
     "hide_masked",

@@ -106,6 +106,7 @@ def check(registry: Registry, words: list[str]) -> None:
     parser = make_parser("check", check)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a registered name, or a file or folder of components")
     parser.add_argument("--device", default="cpu", help="where: cpu, cuda")
+    parser.add_argument("--law", action="append", metavar="LAW", help="one law alone; may be said again for another")
     args = parser.parse_args(words)
     from attnbench import contract
     from attnbench.contract.findings import show_laws
@@ -116,7 +117,7 @@ def check(registry: Registry, words: list[str]) -> None:
     registry = Registry.load(*paths) if paths else registry
     components = contract.named(registry, names) if names or not paths else []
     components += [component for path in paths for component in contract.written_in(registry, path)]
-    findings = contract.check_all(components, registry, args.device)
+    findings = contract.check_all(components, registry, args.device, args.law)
     laws = [law for component in components for law in contract.laws_for(component.kind).items()]
     show_laws(findings, {name: law.__doc__ or "" for name, law in laws})
     if any(finding.status == "broken" for of_one in findings.values() for finding in of_one):

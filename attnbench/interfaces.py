@@ -112,6 +112,8 @@ class Attention(nn.Module, ABC):
     excused: ClassVar[Mapping[str, str]] = {}
 
     out_dim: int
+    #: The widths of query, key and value, where the constructor keeps them: `hide_masked` then holds inputs to them.
+    widths: tuple[int, int, int]
 
     @abstractmethod
     def forward(
@@ -134,8 +136,14 @@ class Attention(nn.Module, ABC):
         """
 
     def state_size(self, length: int) -> int | None:
-        """Return how many numbers per example `step` holds after `length` tokens; None where the class does not say."""
-        return None
+        """Return how many numbers per example `step` holds after `length` tokens; None where the class does not say.
+
+        A class that keeps the `step` below, and its widths, need not say: it holds keys and values, and queries where
+        it goes by places.
+        """
+        if not hasattr(self, "widths") or self.recurrent or type(self).step is not Attention.step:
+            return None
+        return length * sum(self.widths if self.positional else self.widths[1:])
 
     def step(
         self,
@@ -151,7 +159,7 @@ class Attention(nn.Module, ABC):
         a running state overrides it.
         """
         token = (query, key, value) if self.positional else (key, value)
-        tokens = token if state is None else tuple(torch.cat(pair, dim=1) for pair in zip(state, token, strict=False))
+        tokens = append(state, *token)
         if self.recurrent:
             previous = None if state is None else F.pad(state[len(token)], (0, 1))
             context, weights = self(query, *tokens, previous=previous)
@@ -194,6 +202,11 @@ class Attention(nn.Module, ABC):
             previous: Tensor | None = None,
         ) -> tuple[Tensor, Tensor | None]:
             """Call `forward`; `previous` is for a recurrent mechanism."""
+
+
+def append(state: tuple[Tensor, ...] | None, *token: Tensor) -> tuple[Tensor, ...]:
+    """Append a token's tensors, [B, 1, width] each, to those that a `step` holds, [B, length, width]."""
+    return token if state is None else tuple(torch.cat(pair, dim=1) for pair in zip(state, token, strict=False))
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attnbench.interfaces import ScoringFunction
-from attnbench.masking import FLOAT16, NORMALISERS, Normaliser, check_mask, lower_triangle, masked_softmax
+from attnbench.masking import FLOAT16, NORMALISERS, Normaliser, check_mask, is_cast, lower_triangle, masked_softmax
 
 
 def attend(
@@ -91,7 +91,7 @@ def overwriting_softmax(
 
 def _rewritten(x: Tensor) -> bool:
     """Tell whether operations are compiled, cast or, by torch.func, transformed: each of which wants them plain."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    if torch.compiler.is_compiling() or is_cast(x):
         return True
     transformed: bool = torch._C._are_functorch_transforms_active()  # what autograd.Function.apply asks too
     return transformed

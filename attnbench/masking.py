@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -300,7 +301,7 @@ def _check_inputs(
     device = query.device
     if not key.device == value.device == device:
         raise ValueError(f"query, key and value are on {device}, {key.device} and {value.device}: move them to one")
-    if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(device.type):
+    if not query.dtype == key.dtype == value.dtype and not is_cast(query):
         raise TypeError(f"query, key and value are {query.dtype}, {key.dtype} and {value.dtype}: make them alike")
     if mask is None:
         return
@@ -318,3 +319,13 @@ def _check_inputs(
 
 def _shapes(*shapes: torch.Size) -> str:
     return ", ".join(f"{name} {list(x)}" for name, x in zip(("query", "key", "value"), shapes, strict=True))
+
+
+def is_cast(x: Tensor) -> bool:
+    """Tell whether operations on such a tensor run under autocast, which the meta device does not know."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without autocast, for sums that half precision would overflow or round away."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -4,22 +4,25 @@
     for finding in check(registry.get("attention", "mine"), registry): ...
 
 A law is a function of a `Subject` whose docstring says what holds; it raises `Broken` with the smallest failing case.
-A component is excused from a law by its class: `excused = {"permutation": "order is the point"}`; where the law holds
-all the same, the excuse is what is broken. Scoring functions obey the laws of attention too, in a plain softmax and
-weighted sum.
+A component is excused from a law by its class, `excused = {"permutation": "order is the point"}`, or from one kind of
+mask in it, `{"masked_keys:random": "..."}`; where the law holds all the same, the excuse is what is broken. Scoring
+functions obey the laws of attention too, in a plain softmax and weighted sum.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from attnbench.contract import attention, scoring, task
+from attnbench.contract.cases import KINDS
 from attnbench.contract.findings import Finding
-from attnbench.contract.harness import Broken, Law, Skipped, Subject, require, said
+from attnbench.contract.harness import Law, Subject
+from attnbench.contract.requirements import Broken, Skipped, first_words, line_in, require, root
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
@@ -41,7 +44,7 @@ __all__ = [
 
 
 def laws_for(kind: str) -> dict[str, Law]:
-    """Give the laws of a kind of component (scoring, attention, task) by name; each one's docstring says what holds."""
+    """Return the laws of a kind (scoring, attention, task) by name; a law's docstring says what holds."""
     return {law.__name__: law for law in LAWS[kind]}
 
 
@@ -97,22 +100,51 @@ def check(
 ) -> list[Finding]:
     """Hold a component to the laws of its kind, all of them or those named.
 
+    One cause is told once: where it cannot be called, or returns NaN, no other law is tried; a law that rests on a
+    broken one is not tried either, and one that the same error breaks again is not told again.
+
     Args:
         component: what is checked, made with its default options.
         registry: what it is combined with.
         device: where: cpu, cuda.
-        laws: names, of `laws_for(component.kind)`.
+        laws: names, of `laws_for(component.kind)`; each of them is tried.
     """
     known = laws_for(component.kind)
     subject = Subject(component, registry, device)
-    return [_try(name, known[name], subject) for name in (known if laws is None else laws)]
+    if laws is not None:
+        return [_try(name, known[name], subject)[0] for name in laws]
+    findings: dict[str, Finding] = {}
+    causes: dict[str, str] = {}
+    for name, law in known.items():
+        rests_on = () if name in ("declarations", "widths") else (ROOT, attention.AFTER.get(name, ""))
+        first = next((n for n in rests_on if _is_broken(findings.get(n))), None)
+        if first is not None:
+            findings[name] = Finding(name, "skipped", f"not tried, since '{first}' is broken")
+            continue
+        finding, cause = _try(name, law, subject)
+        if finding.status == "broken" and cause in causes:
+            finding = Finding(name, "skipped", f"the error that breaks '{causes[cause]}', again")
+        elif finding.status == "broken" and cause:
+            causes[cause] = name
+        findings[name] = finding
+    return list(findings.values())
 
 
-def check_all(components: Iterable[Component], registry: Registry, device: str = "cpu") -> dict[str, list[Finding]]:
+#: The law that all others of scoring functions and attention modules rest on.
+ROOT = "runs"
+
+
+def _is_broken(finding: Finding | None) -> bool:
+    return finding is not None and finding.status == "broken"
+
+
+def check_all(
+    components: Iterable[Component], registry: Registry, device: str = "cpu", laws: Iterable[str] | None = None
+) -> dict[str, list[Finding]]:
     """Check components, showing on a terminal which one is at work; findings by "kind=name".
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or a law is named that is none of any component's.
     """
     from rich.console import Console
 
@@ -120,45 +152,70 @@ def check_all(components: Iterable[Component], registry: Registry, device: str =
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).strip().splitlines()[0]}") from error
+    components = list(components)
+    known = {name for component in components for name in laws_for(component.kind)}
+    for name in laws or ():
+        if name not in known:
+            raise UsageError(f"--law {name}: no such law; {nearest(name, known)}")
     torch.set_num_threads(1)  # on shapes this small, more threads wait for one another
-    found = {}
+    findings = {}
     with Console(stderr=True).status("checking") as status:
         for component in components:
             label = f"{component.kind}={component.name}"
             status.update(f"checking {label}")
-            found[label] = check(component, registry, device=device)
-    return found
+            mine = None if laws is None else [name for name in laws if name in laws_for(component.kind)]
+            findings[label] = check(component, registry, device=device, laws=mine)
+    return findings
 
 
-def _try(name: str, law: Law, subject: Subject) -> Finding:
-    finding = _find(name, law, subject)
-    reason = subject.component.cls.excused.get(name)
-    if reason is None:
-        return finding
-    if finding.status == "passed":
-        return Finding(name, "broken", "excused, yet it holds: take the excuse away")
-    return Finding(name, "excused", reason)
+def _try(name: str, law: Law, subject: Subject) -> tuple[Finding, str]:
+    """Try a law; return what became of it, and the error that broke it, with its line, if one did."""
+    excused = subject.component.cls.excused
+    masks = frozenset(key.partition(":")[2] for key in excused if key.partition(":")[0] == name and ":" in key)
+    finding, cause = _find(name, law, replace(subject, without=masks) if masks else subject)
+    if name in excused:
+        if finding.status == "passed":
+            return Finding(name, "broken", "excused, yet it holds: take the excuse away"), ""
+        return Finding(name, "excused", excused[name]), ""
+    for mask in sorted(masks) if finding.status == "passed" else ():
+        if _find(name, law, replace(subject, only=frozenset([mask])))[0].status == "passed":
+            return Finding(name, "broken", f"excused for {mask}, yet it holds there: take the excuse away"), ""
+        finding = Finding(name, "passed", f"but for {mask}: {excused[f'{name}:{mask}']}")
+    return finding, cause
 
 
-def _find(name: str, law: Law, subject: Subject) -> Finding:
+def _find(name: str, law: Law, subject: Subject) -> tuple[Finding, str]:
     devices = list(range(torch.cuda.device_count())) if subject.device != "cpu" else []
     with torch.random.fork_rng(devices):
         try:
-            return Finding(name, "passed", law(subject) or "")
+            return Finding(name, "passed", law(subject) or ""), ""
         except Skipped as reason:
-            return Finding(name, "skipped", str(reason))
-        except Broken as case:
-            return Finding(name, "broken", str(case))
+            return Finding(name, "skipped", str(reason)), ""
         except Exception as error:
-            return Finding(name, "broken", said(error))
+            message = str(error) if isinstance(error, Broken) else first_words(error)
+            file = subject.file
+            line = line_in(file, error)
+            cause = "" if isinstance(root(error), Broken) else f"{first_words(root(error))} {line}"
+            return Finding(name, "broken", message, line or _defined(subject)), cause
+
+
+def _defined(subject: Subject) -> str:
+    """Return "mine.py:12", where the class of the component begins."""
+    try:
+        line = inspect.getsourcelines(subject.component.cls)[1]
+    except (OSError, TypeError):
+        return ""
+    return f"{Path(subject.file).name}:{line}"
 
 
 def declarations(subject: Subject) -> None:
     """What the class is excused from are laws of its kind, each with a reason."""
     known = laws_for(subject.component.kind)
-    for name, reason in subject.component.cls.excused.items():
-        require(name in known, f"excused['{name}'] is no law; there are {', '.join(known)}")
-        require(reason.strip(), f"excused['{name}'] gives no reason")
+    for key, reason in subject.component.cls.excused.items():
+        name, colon, mask = key.partition(":")
+        require(name in known, f"excused['{key}'] is no law; there are {', '.join(known)}")
+        require(not colon or mask in KINDS, f"excused['{key}'] names no kind of mask; there are {', '.join(KINDS)}")
+        require(reason.strip(), f"excused['{key}'] gives no reason")
 
 
 LAWS: Mapping[str, tuple[Law, ...]] = {

@@ -28,6 +28,11 @@ class Finding:
     law: str
     status: Status
     detail: str = ""
+    where: str = ""  # the line of the component's file, "mine.py:31"
+
+    def told(self) -> str:
+        """Return the detail, and where to look."""
+        return f"{self.detail} ({self.where})" if self.where and self.where not in self.detail else self.detail
 
 
 def show_laws(found: Mapping[str, list[Finding]], says: Mapping[str, str]) -> None:
@@ -50,7 +55,7 @@ def show_laws(found: Mapping[str, list[Finding]], says: Mapping[str, str]) -> No
             laws: dict[tuple[Status, str], list[str]] = {}  # what has one reason is one line
             for finding in findings:
                 if finding.status != "passed":
-                    laws.setdefault((finding.status, finding.detail), []).append(finding.law)
+                    laws.setdefault((finding.status, finding.told()), []).append(finding.law)
             for (status, detail), names in laws.items():
                 line = f"{status} {component} {', '.join(names)}: {detail}"
                 console.print(line, markup=False, soft_wrap=True, style="red" if status == "broken" else "")
@@ -66,7 +71,7 @@ def _one(console: Console, component: str, findings: list[Finding], says: Mappin
     for finding in findings:
         text = f"[dim]{escape(says[finding.law])}[/dim]"
         if finding.detail:
-            text += f"\n{escape(finding.detail)}"
+            text += f"\n{escape(finding.told())}"
         table.add_row(finding.law, CELLS[finding.status], text)
     console.print(table)
 

@@ -7,7 +7,9 @@ import itertools
 import torch
 
 from attnbench.contract.attention import IN_ATTENTION
-from attnbench.contract.harness import Law, Subject, agree, cases, finite, require, trying
+from attnbench.contract.cases import cases
+from attnbench.contract.harness import Law, Subject
+from attnbench.contract.requirements import agree, finite, require, trying
 from attnbench.interfaces import ScoringFunction
 
 
@@ -37,12 +39,12 @@ def factors(subject: Subject) -> str | None:
     """q'·k' of `factor` is the score, up to a term of the query alone."""
     score = _score(subject)
     for case in cases(["none"]):
-        given = subject.inputs(case)
+        inputs = subject.inputs(case)
         with trying(case):
-            found = score.factor(given.query, given.key)
-            if found is None:
+            pair = score.factor(inputs.query, inputs.key)
+            if pair is None:
                 return "it does not factor"
-            rest = score(given.query, given.key) - found[0] @ found[1].mT
+            rest = score(inputs.query, inputs.key) - pair[0] @ pair[1].mT
             agree(rest, rest.mean(dim=-1, keepdim=True).expand_as(rest), "score - q'·k' over the keys")
     return None
 

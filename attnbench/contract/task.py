@@ -16,18 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.config import OptimizerConfig
-from attnbench.contract.harness import (
-    BilinearScore,
-    Law,
-    PlainAttention,
-    Recalling,
-    Subject,
-    WeightlessAttention,
-    distribution,
-    finite,
-    require,
-    trying,
-)
+from attnbench.contract.harness import BilinearScore, Law, PlainAttention, Recalling, Subject, WeightlessAttention
+from attnbench.contract.requirements import distribution, finite, require, trying
 from attnbench.interfaces import Attention, AttentionMap, Split, Task
 from attnbench.loading import Component
 from attnbench.registry import Registry

@@ -53,10 +53,10 @@ class Channel(Attention):
         causal: bool = False,
         need_weights: bool = True,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
-        """Weigh the features of the mean."""
+        """Average what the mask allows, and weigh its features."""
         if need_weights:
             raise ValueError(
-                "channel attends over features and has no weights over keys to give: call it with need_weights=False"
+                "channel attends over features and has no weights over keys to return: call it with need_weights=False"
             )
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         mask = causal_mask(mask, query, causal)
@@ -64,8 +64,28 @@ class Channel(Attention):
             value.new_zeros(value.shape[0], 1 if mask is None else mask.shape[1], key.shape[1]), mask
         )
         z = alike @ value
+        return self.gate(query, z), None
+
+    def gate(self, query: Float[Tensor, "B Q Dq"], z: Float[Tensor, "B #Q Dv"]) -> Float[Tensor, "B Q Dv"]:
+        """Weigh the features of the mean."""
         gate = torch.sigmoid(self.W2(torch.relu(self.W1(z) + self.U(query))))
-        return gate * z, None
+        return gate * z
+
+    def state_size(self, length: int) -> int:
+        """Return Dv + 1, for the sum of the values and their number."""
+        return self.out_dim + 1
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Gate the mean so far."""
+        one = value.new_ones(value.shape[0], 1, 1)
+        total, count = (value, one) if state is None else (state[0] + value, state[1] + one)
+        return self.gate(query, total / count), (total, count)
 
 
 @hookimpl

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -34,7 +33,9 @@ class Hard(Attention):
     """
 
     excused: ClassVar[Mapping[str, str]] = {
-        "gradients": "the choice of one key has no slope; the gradient is that of the soft weights behind it"
+        "gradients": "the choice of one key has no slope; the gradient is that of the soft weights behind it",
+        "second_derivatives": "as gradients",
+        "forward_mode": "as gradients",
     }
 
     def __init__(
@@ -45,6 +46,7 @@ class Hard(Attention):
         if not temperature > 0:
             raise ValueError(f"temperature is positive, not {temperature}")
         self.score = score(query_dim, key_dim)
+        self.positional = self.score.positional
         self.temperature = temperature
         self.out_dim = value_dim
 
@@ -65,7 +67,9 @@ class Hard(Attention):
         if self.training:
             scores = scores + gumbel(scores)
         soft = masked_softmax(scores / self.temperature, mask)
-        chosen = F.one_hot(soft.argmax(dim=-1), key.shape[1]).to(soft.dtype)
+        chosen = torch.zeros_like(soft)
+        if key.shape[1]:
+            chosen = chosen.scatter(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
         if mask is not None:
             chosen = chosen.masked_fill(~mask, 0.0)
         weights = chosen + (soft - soft.detach())  # exactly `chosen`: the difference is 0

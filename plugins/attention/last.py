@@ -40,11 +40,24 @@ class Last(Attention):
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         mask = causal_mask(mask, query, causal)
         B, Q, K = query.shape[0], query.shape[1], key.shape[1]
-        position = torch.arange(K, device=query.device)
-        allowed = position if mask is None else torch.where(mask, position, -1)
-        last = allowed.amax(dim=-1, keepdim=True)
-        weights = (position == last).to(value.dtype).expand(B, Q, K)
+        allowed = torch.ones(1, 1, K, dtype=torch.bool, device=query.device) if mask is None else mask
+        from_behind = allowed.flip(-1).cumsum(dim=-1).flip(-1)
+        weights = (allowed & (from_behind == 1)).to(value.dtype).expand(B, Q, K)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+    def state_size(self, length: int) -> int:
+        """Return 0: the next token's own value is the last."""
+        return 0
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Return the value itself."""
+        return value, ()
 
 
 @hookimpl

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl
+from attnbench import Attention, Register, causal_mask, full_precision, hide_masked, hookimpl
 
 
 class LinearAttention(Attention):
@@ -46,7 +46,7 @@ class LinearAttention(Attention):
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         mask = causal_mask(mask, query, causal)
         dtype, wide = value.dtype, torch.promote_types(value.dtype, torch.float32)
-        with torch.autocast(value.device.type, enabled=False):  # float16 ends at 65,504, which the sums soon exceed
+        with full_precision(value):  # float16 ends at 65,504, which the sums soon exceed
             q, k, value = positive(query.to(wide)), positive(key.to(wide)), value.to(wide)
             if not need_weights and (mask is None or mask.shape[1] == 1):
                 if mask is not None:

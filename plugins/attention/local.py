@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, MakeScore, Register, append, causal_mask, hide_masked, hookimpl, masked_softmax
 
 
 class Local(Attention):
@@ -70,21 +70,52 @@ class Local(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
-        mask = causal_mask(mask, query, causal)
+        context, weights = self.attend(query, key, value, causal_mask(mask, query, causal))
+        return context, weights.unsqueeze(1) if need_weights else None
+
+    def attend(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None,
+        first: int = 0,
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B Q K"]]:
+        """Attend within the window; `first` is the place of the first query."""
         Q, K = query.shape[1], key.shape[1]
         s = torch.arange(K, device=query.device)
-        last = s[-1:].view(1, 1, 1) if mask is None else torch.where(mask, s, 0).amax(dim=-1, keepdim=True)
-        scores = self.score(query, key)
+        t = torch.arange(first, first + Q, device=query.device)
+        if mask is None or not K:
+            last = s.new_full((1, 1, 1), K - 1)
+        else:
+            last = torch.where(mask, s, 0).amax(dim=-1, keepdim=True)
+        scores = self.score(query, key, t, s) if self.score.positional else self.score(query, key)
         if self.predictive:
             aim = self.v(torch.tanh(self.W(query)))
             wide = torch.promote_types(aim.dtype, torch.float32)  # bfloat16 counts to 256
             p = (last + 1) * torch.sigmoid(aim.to(wide))
             scores = scores - ((s - p).square() / (2 * (self.window / 2) ** 2)).to(scores.dtype)
         else:
-            p = torch.minimum(torch.arange(Q, device=query.device).view(1, Q, 1), last)
+            p = torch.minimum(t.view(1, Q, 1), last)
         inside = ((s - p).abs() <= self.window).expand(scores.shape)
         weights = masked_softmax(scores, inside if mask is None else inside & mask)
-        return weights @ value, weights.unsqueeze(1) if need_weights else None
+        return weights @ value, weights
+
+    def state_size(self, length: int) -> int:
+        """Return the numbers of all keys and values: the window may lie anywhere."""
+        return length * (self.widths[1] + self.widths[2])
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Attend for the query at the last place."""
+        keys, values = append(state, key, value)
+        context, _ = self.attend(query, keys, values, None, first=keys.shape[1] - 1)
+        return context, (keys, values)
 
 
 @hookimpl

@@ -86,6 +86,10 @@ class LocationAware(Attention):
         weights = masked_softmax(self.w(torch.tanh(layer)).mT, mask)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 
+    def state_size(self, length: int) -> int:
+        """Return the numbers of all keys and values, and of the last weights."""
+        return length * (self.widths[1] + self.widths[2] + 1)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:

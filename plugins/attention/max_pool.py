@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,6 +21,8 @@ class MaxPool(Attention):
 
     Its context is not weights · value: each feature has a place of its own.
     """
+
+    excused: ClassVar[Mapping[str, str]] = {"mixing": "each feature has a place of its own"}
 
     baseline = True
 
@@ -40,19 +45,37 @@ class MaxPool(Attention):
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         mask = causal_mask(mask, query, causal)
         B, Q, K = query.shape[0], query.shape[1], key.shape[1]
+        if not K:
+            return query.new_zeros(B, Q, self.out_dim), query.new_zeros(B, 1, Q, K) if need_weights else None
         value_BqKD = value.unsqueeze(1)
         if mask is not None:
-            value_BqKD = value_BqKD.masked_fill(~mask.unsqueeze(-1), torch.finfo(value.dtype).min)
+            value_BqKD = value_BqKD.masked_fill(~mask.unsqueeze(-1), -math.inf)
         context, place = value_BqKD.max(dim=2)
         empty = None if mask is None else ~mask.any(dim=-1, keepdim=True)
         if empty is not None:
             context = context.masked_fill(empty, 0.0)
         if not need_weights:
             return context.expand(B, Q, -1), None
-        weights = F.one_hot(place, K).to(value.dtype).mean(dim=-2)
+        position = torch.arange(K, device=value.device).unsqueeze(-1)
+        weights = (place.unsqueeze(-2) == position).to(value.dtype).mean(dim=-1)
         if empty is not None:
             weights = weights.masked_fill(empty, 0.0)
         return context.expand(B, Q, -1), weights.expand(B, Q, K).unsqueeze(1)
+
+    def state_size(self, length: int) -> int:
+        """Return Dv, for the largest of each feature so far."""
+        return self.out_dim
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Take the largest so far."""
+        largest = value if state is None else torch.maximum(state[0], value)
+        return largest, (largest,)
 
 
 @hookimpl

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Normaliser, Register, attend, causal_mask, hide_masked, hookimpl
+from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, causal_mask, hide_masked, hookimpl
 
 
 class MultiHead(Attention):
@@ -99,6 +100,28 @@ class MultiHead(Attention):
         allowed = causal_mask(mask, query, causal)
         assert allowed is not None
         return context.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0), weights
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Attend to all projected keys and values so far."""
+        keys, values = append(state, self.k_proj(key), self.v_proj(value))
+        q_BHQd, k_BHKd, v_BHKd = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (self.q_proj(query), keys, values)
+        )
+        now = torch.full((1,), keys.shape[1] - 1, device=query.device)
+        heads_BHQd, _ = attend(
+            self.score, q_BHQd, k_BHKd, v_BHKd, need_weights=False, normaliser=self.normaliser, query_places=now
+        )
+        return self.out_proj(heads_BHQd.transpose(1, 2).flatten(-2)), (keys, values)
+
+    def state_size(self, length: int) -> int:
+        """Return 2 L E: every projected key and value."""
+        return 2 * length * self.out_dim
 
 
 @hookimpl

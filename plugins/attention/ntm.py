@@ -107,6 +107,10 @@ class NTM(Attention):
             return None
         return {"weight": self.head.weight, "bias": self.head.bias, "score": self.score}
 
+    def state_size(self, length: int) -> int:
+        """Return the numbers of all keys and values, and of the last weights."""
+        return length * (self.widths[1] + self.widths[2] + 1)
+
 
 def first(key: Float[Tensor, "B K Dk"], mask: Bool[Tensor, "B 1 K"] | None) -> Float[Tensor, "B 1 K"]:
     """Give the weights that lie on the first key there is."""

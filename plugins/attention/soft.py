@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attnbench import Attention, MakeScore, Normaliser, Register, attend, hide_masked, hookimpl
+from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, hide_masked, hookimpl
 
 
 class Soft(Attention):
@@ -64,6 +65,25 @@ class Soft(Attention):
             normaliser=self.normaliser,
         )
         return context, None if weights is None else weights.unsqueeze(1)
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Attend to all keys so far."""
+        keys, values = append(state, key, value)
+        now = torch.full((1,), keys.shape[1] - 1, device=query.device)
+        context, _ = attend(
+            self.score, query, keys, values, need_weights=False, normaliser=self.normaliser, query_places=now
+        )
+        return context, (keys, values)
+
+    def state_size(self, length: int) -> int:
+        """Return the numbers of all keys and values."""
+        return length * (self.widths[1] + self.widths[2])
 
 
 @hookimpl

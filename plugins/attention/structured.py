@@ -88,6 +88,27 @@ class Structured(Attention):
         excess = A @ A.mT - torch.eye(A.shape[-2], dtype=A.dtype, device=A.device)
         return self.coefficient * excess.square().sum(dim=(-2, -1)).mean()
 
+    def state_size(self, length: int) -> int:
+        """Return r (Dv + 2): of each hop the weighted sum of the values, the sum of its weights, its largest score."""
+        return self.out_dim + 2 * self.W2.out_features
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Add one key to the softmax of each hop."""
+        score_BrK = self.W2(torch.tanh(self.W1(key))).mT
+        if state is None:
+            summed, total, largest = value.expand(-1, score_BrK.shape[1], -1), torch.ones_like(score_BrK), score_BrK
+        else:
+            largest = torch.maximum(state[2], score_BrK)
+            old, new = torch.exp(state[2] - largest), torch.exp(score_BrK - largest)
+            summed, total = old * state[0] + new * value, old * state[1] + new
+        return (summed / total).flatten(1).unsqueeze(1), (summed, total, largest)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:

@@ -37,6 +37,22 @@ class Uniform(Attention):
         weights = masked_softmax(query.new_zeros(query.shape[0], query.shape[1], key.shape[1]), mask)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 
+    def state_size(self, length: int) -> int:
+        """Return Dv + 1, for the sum of the values and their number."""
+        return self.out_dim + 1
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+        """Return the mean so far."""
+        one = value.new_ones(value.shape[0], 1, 1)
+        total, count = (value, one) if state is None else (state[0] + value, state[1] + one)
+        return total / count, (total, count)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:

@@ -32,6 +32,7 @@ class Refractory(Attention):
         self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, inhibition: float = 1.0
     ) -> None:
         super().__init__()
+        self.widths = query_dim, key_dim, value_dim
         if inhibition <= 0:
             raise ValueError(f"inhibition is greater than 0, not {inhibition}")
         self.out_dim = value_dim
@@ -50,7 +51,7 @@ class Refractory(Attention):
         previous: Float[Tensor, "B 1 1 K"] | None = None,
     ) -> tuple[Float[Tensor, "B 1 Dv"], Float[Tensor, "B 1 1 K"] | None]:
         """Attend, one query."""
-        key, value = hide_masked(query, key, value, mask, causal=causal)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         scores = self.score(query, key)
         if previous is not None:
             scores = scores - F.softplus(self.b) * previous.squeeze(1)

@@ -1,0 +1,99 @@
+"""Laws of causality: said or spelled out, nothing later matters, and decoding token by token comes to the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import torch
+
+from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs
+from attnbench.contract.harness import Subject, derivatives
+from attnbench.contract.requirements import agree, require, trying
+
+#: Places at, before and behind the edges of chunks.
+EDGES = (0, 1, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 129)
+ONE_QUERY = "it is called one query at a time, and sees what its caller hands it"
+
+
+def causal(subject: Subject) -> str | None:
+    """causal=True is the same mask spelled out, with padding too: context, weights and gradients, on both paths."""
+    if subject.cls.recurrent:
+        return ONE_QUERY
+    short = subject.cases(SAID, SIZES)
+    long = subject.cases(SAID[:2], [(1, N, N) for N in LENGTHS[1:]])
+    for case, need in itertools.product((*short, *long), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        with trying(f"{case} need_weights={need}"):
+            spelled = inputs.spelled()
+            context, weights = subject.attend(module, inputs, need)
+            expected, matrix = subject.attend(module, spelled, need)
+            agree(context, expected, "the context, against that of the mask spelled out")
+            if weights is not None:
+                agree(weights, matrix, "the weights, against those of the mask spelled out")
+            pairs = zip(
+                derivatives(subject, module, inputs, need), derivatives(subject, module, spelled, need), strict=True
+            )
+            for a, b in pairs:
+                agree(a, b, "a gradient, against that of the mask spelled out")
+    return None
+
+
+def later(subject: Subject) -> None:
+    """Under causality nothing that comes later changes what was, be it NaN or infinite."""
+    kinds = ("causal", *SAID[:2])
+    short = [(case, range(1, case.K)) for case in subject.cases(kinds, [(2, N, N) for N in (2, 3, 5)])]
+    long = [] if subject.cls.recurrent else [(case, (20,)) for case in subject.cases(SAID[:1], [(1, 70, 70)])]
+    for (case, places), need in itertools.product((*short, *long), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        with trying(f"{case} need_weights={need}"):
+            context, _ = subject.attend(module, inputs, need)
+            for t, other in itertools.product(places, (3.0, math.nan, math.inf)):
+                past = (torch.arange(case.K, device=subject.device) < t).view(1, case.K, 1)
+                query, key, value = (torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value))
+                again, _ = subject.attend(module, replace(inputs, query=query, key=key, value=value), need)
+                what = "what comes" if math.isfinite(other) else f"{other}"
+                agree(again[:, :t], context[:, :t], f"the context before {t} sees {what} at {t} or later")
+
+
+def prefix(subject: Subject) -> str | None:
+    """Row t under causality is the last query over the first t keys, at lengths that cross every chunk."""
+    if subject.cls.recurrent:
+        return ONE_QUERY
+    for case, need in itertools.product(subject.cases(SAID[:1], [(1, N, N) for N in LENGTHS]), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        whole, matrix = subject.attend(module, inputs, need)
+        for t in (t for t in EDGES if t < case.K):
+            with trying(f"{case} need_weights={need}, row {t}"):
+                seen = inputs.first(t + 1)
+                query = seen.query if module.positional else seen.query[:, -1:]
+                last, weights = subject.attend(module, Inputs(query, seen.key, seen.value), need)
+                agree(whole[:, t], last[:, -1], f"the context, against that of the last query over {t + 1} keys")
+                if weights is not None:
+                    agree(matrix[:, :, t, : t + 1], weights[:, :, -1], "the weights, against those of the last query")
+    return None
+
+
+def decoding(subject: Subject) -> str | None:
+    """`step`, token by token, is the causal form, and holds state_size(t) numbers of each example."""
+    N = 70 if subject.prefix else 20
+    case = Case(2, N, N, "causal" if subject.cls.recurrent else "causal=True")
+    module, inputs = subject.make(), subject.inputs(case)
+    whole, _ = subject.attend(module, inputs) if subject.cls.recurrent else subject.attend(module, inputs, False)
+    state, unsaid = None, False
+    with torch.no_grad():
+        for t in range(N):
+            with trying(f"B=2, step {t}"):
+                now = slice(t, t + 1)
+                context, state = module.step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], state)
+                agree(context, whole[:, now], "the context, against that of the causal form")
+                numbers = sum(x.numel() for x in state)
+                fits = all(len(x) == case.B for x in state)
+                require(fits, f"a state's first dimension is B, not {[list(x.shape) for x in state]}")
+                size = module.state_size(t + 1)
+                unsaid = size is None
+                if size is not None:
+                    says = f"state_size({t + 1}) is {size}, and it holds {numbers // case.B} numbers"
+                    require(numbers == size * case.B, says)
+    return "it does not say its state_size" if unsaid else f"it holds {size} numbers after {N} tokens"

@@ -1,0 +1,219 @@
+"""Laws of what an attention module returns: shapes, weights, number types, and what it may not depend on."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench.contract.cases import MASKS, SAID, SIZES, Case, Inputs, cases
+from attnbench.contract.harness import Subject, derivatives
+from attnbench.contract.requirements import (
+    DTYPES,
+    Broken,
+    agree,
+    distribution,
+    finite,
+    require,
+    trying,
+    unseen,
+)
+from attnbench.schema import takes_score
+
+
+def runs(subject: Subject) -> None:
+    """It can be called, and what it returns is finite."""
+    for case, need in itertools.product(cases(["none"], SIZES[:1] + SIZES[4:5]), subject.paths):
+        with trying(f"{case} need_weights={need}"):
+            context, weights = subject.attend(subject.make(torch.float32), subject.inputs(case, torch.float32), need)
+            finite([context] if weights is None else [context, weights], "the output")
+
+
+def widths(subject: Subject) -> None:
+    """The constructor takes widths of 100, 20 and 6, or raises ValueError naming 100 and 20; what it takes, works."""
+    _, failed = subject.fitting
+    require(not failed, failed)
+    try:
+        module = subject.construct((100, 20, 6))
+    except ValueError as error:
+        require("100" in str(error) and "20" in str(error), f"it does not name both widths: {error}")
+    else:
+        require(isinstance(module.out_dim, int), f"out_dim is an int, not {module.out_dim!r}")
+
+
+def shapes(subject: Subject) -> None:
+    """The context is [B, Q, out_dim], the weights are [B, H, Q, K], in the dtype of the inputs."""
+    for case, dtype in itertools.product(subject.cases((*MASKS, "empty", *SAID)), (torch.float32, torch.float64)):
+        module, inputs = subject.make(dtype), subject.inputs(case, dtype)
+        with trying(f"{case} {dtype}"):
+            context, weights = subject.attend(module, inputs)
+            wanted = [case.B, case.Q, module.out_dim]
+            require(list(context.shape) == wanted, f"the context is {list(context.shape)}, not {wanted}")
+            require(context.dtype == dtype, f"the context is {context.dtype}")
+            if subject.cls.has_weights:
+                require(weights is not None, "asked for weights it returns None")
+                got, wanted = list(weights.shape), [case.B, case.Q, case.K]
+                fits = len(got) == 4 and [got[0], *got[2:]] == wanted
+                require(fits, f"the weights are {got}, not [{case.B}, H, {case.Q}, {case.K}]")
+                require(weights.dtype == dtype, f"the weights are {weights.dtype}")
+
+
+def rows(subject: Subject) -> str | None:
+    """Weights are zero where masked, in training too; not negative and in sum one, unless the class is signed."""
+    if not subject.cls.has_weights:
+        return "it has no weights"
+    tried = [(torch.float32, True), *((dtype, False) for dtype in subject.dtypes)]
+    for case, (dtype, training) in itertools.product(subject.cases((*MASKS, *SAID)), tried):
+        inputs = subject.inputs(case, dtype)
+        with trying(f"{case} {dtype} training={training}"):
+            _, weights = subject.attend(subject.make(dtype).train(training), inputs)
+            row(subject, weights, inputs.allowed(), dtype)
+    return "signed: zeros where masked" if subject.cls.signed else None
+
+
+def row(subject: Subject, weights: Tensor, allowed: Tensor, dtype: torch.dtype) -> None:
+    """Require what weights are: a distribution, or zero where masked in a signed class."""
+    if subject.cls.signed:
+        unseen(weights, allowed)
+    else:
+        distribution(weights, allowed, dtype)
+
+
+def mixing(subject: Subject) -> str | None:
+    """The context is weights · value, head by head, through one linear map that is the same for every query."""
+    if not subject.cls.has_weights:
+        return "it has no weights"
+    module = subject.make()
+    Q, K, Dv = 1 if subject.cls.recurrent else 3, 5, subject.widths[2]
+    heads = subject.attend(module, subject.inputs(Case(1, Q, K, "none")))[1].shape[1]
+    unknown = heads * Dv + 1
+    for case in subject.cases(("none", "causal=True"), [(2 * unknown, Q, K)]):
+        inputs = subject.inputs(case)
+        with trying(case):
+            context, weights = (x.detach().cpu() for x in subject.attend(module, inputs))
+            mixed = (weights @ inputs.value.cpu().unsqueeze(1)).transpose(1, 2).flatten(2)
+            mixed = torch.cat([mixed, torch.ones_like(mixed[..., :1])], dim=-1).flatten(0, 1)
+            linear = torch.linalg.lstsq(mixed, context.flatten(0, 1), driver="gelsd").solution
+            rest = float((mixed @ linear - context.flatten(0, 1)).abs().max() / context.abs().max().clamp(min=1e-9))
+            require(rest < 1e-6, f"no linear map makes the context of weights · value: {rest:.2g} of it is left over")
+    return None
+
+
+def permutation(subject: Subject) -> None:
+    """Permuting the keys permutes the weights and leaves the context."""
+    sizes = (*SIZES, (1, 1, 64))  # the last for what looks alike at all places near
+    for case, need in itertools.product(subject.cases(("none", "padding", "random"), sizes), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        order = torch.arange(case.K, device=subject.device).roll(1)
+        mask = None if inputs.mask is None else inputs.mask[..., order]
+        shuffled = Inputs(inputs.query, inputs.key[:, order], inputs.value[:, order], mask)
+        with trying(f"{case} order={order.tolist()} need_weights={need}"):
+            before, after = subject.attend(module, inputs, need), subject.attend(module, shuffled, need)
+            agree(after[0], before[0], "the context")
+            if before[1] is not None:
+                agree(after[1], before[1][..., order], "the weights")
+
+
+def examples(subject: Subject) -> None:
+    """An example's context does not depend on the others in its batch."""
+    for case, need in itertools.product(subject.cases((*MASKS, "causal=True"), SIZES[3:]), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        with trying(f"{case} need_weights={need}"):
+            together, _ = subject.attend(module, inputs, need)
+            for b in range(case.B):
+                one = slice(b, b + 1)
+                mask = None if inputs.mask is None else inputs.mask[one]
+                alone = Inputs(inputs.query[one], inputs.key[one], inputs.value[one], mask, inputs.causal)
+                agree(subject.attend(module, alone, need)[0], together[one], f"example {b} alone")
+
+
+def need_weights(subject: Subject) -> str | None:
+    """Without weights the context and gradients are the same, and None comes; asked for what it lacks, it raises."""
+    long = [] if subject.cls.recurrent else subject.cases(("causal=True",), [(1, 130, 130)])
+    every = [*subject.cases((*MASKS, "empty", *SAID)), *long]
+    few = subject.cases((*MASKS, "empty", *SAID), SIZES[3:5])
+    tried = [(subject.widths, case, torch.float64) for case in every]
+    tried += [(widths, case, torch.float32) for widths in subject.all_widths for case in few]
+    for widths, case, dtype in tried:
+        module, inputs = subject.make(dtype, widths=widths), subject.inputs(case, dtype, widths)
+        with trying(f"{case} widths={widths} {dtype}"):
+            fused, nothing = subject.attend(module, inputs, False)
+            require(nothing is None, "need_weights=False returns weights")
+            if not subject.cls.has_weights:
+                try:
+                    subject.attend(module, inputs, True)
+                except ValueError:
+                    continue
+                raise Broken("has_weights is False, and need_weights=True does not raise ValueError")
+            plain, weights = subject.attend(module, inputs, True)
+            require(weights is not None, "need_weights=True returns None: raise, or return them")
+            agree(fused, plain, "the context without weights", dtype)
+            pairs = zip(derivatives(subject, module, inputs, False), derivatives(subject, module, inputs), strict=True)
+            for a, b in pairs:
+                agree(a, b, "a gradient without weights", dtype)
+    return None if subject.cls.has_weights else "it has no weights"
+
+
+def dtypes(subject: Subject) -> str | None:
+    """float64, bfloat16 and float16 work where the device has them, and agree with float32 to their rounding."""
+    every = subject.cases(("none", "padding", "causal=True"), SIZES[1:5:3])
+    for case, dtype, need in itertools.product(every, subject.dtypes, subject.paths):
+        wide, narrow = subject.make(torch.float64), subject.make(dtype)
+        wide.load_state_dict(narrow.state_dict())  # the same rounded numbers in both
+        inputs = subject.inputs(case, dtype)
+        exact = replace(inputs, query=inputs.query.double(), key=inputs.key.double(), value=inputs.value.double())
+        with trying(f"{case} {dtype} need_weights={need}"):
+            context, _ = subject.attend(narrow, inputs, need)
+            require(context.dtype == dtype, f"the context is {context.dtype}")
+            agree(context, subject.attend(wide, exact, need)[0], "the context, against float64", dtype)
+    missing = [str(dtype) for dtype in DTYPES if dtype not in subject.dtypes]
+    return f"not on {subject.device}: {', '.join(missing)}" if missing else None
+
+
+def autocast(subject: Subject) -> None:
+    """Under autocast to bfloat16, as of `trainer.precision`, it works forward and backward, and stays finite."""
+    for case, need in itertools.product(subject.cases(("none", "padding", "causal=True"), SIZES[:5]), subject.paths):
+        module, inputs = subject.make(torch.float32), subject.inputs(case, torch.float32)
+        with trying(f"{case} need_weights={need}"), torch.autocast(torch.device(subject.device).type, torch.bfloat16):
+            finite([subject.attend(module, inputs, need)[0]], "the context")
+            finite(derivatives(subject, module, inputs, need), "a gradient")
+
+
+def extremes(subject: Subject) -> None:
+    """Scores of about 1e4 in float32, or beyond float16's 65,504 in float16, stay finite, gradients too."""
+    every = subject.cases((*MASKS, "empty", *SAID[:2]), SIZES[1::2])
+    halves = [(torch.float16, 17.0)] * (torch.float16 in subject.dtypes)
+    for case, need, (dtype, times) in itertools.product(every, subject.paths, [(torch.float32, 100.0), *halves]):
+        module, inputs = subject.make(dtype), subject.inputs(case, dtype)
+        with trying(f"{case} {dtype} need_weights={need}"):
+            large = replace(inputs, query=times * inputs.query, key=times * inputs.key)
+            context, weights = subject.attend(module, large, need)
+            finite([context] if weights is None else [context, weights], "the output")
+            if dtype == torch.float32:
+                finite(derivatives(subject, module, large, need), "a gradient")
+
+
+def scorings(subject: Subject) -> str | None:
+    """With every registered scoring function that takes its widths: rows are right, and both paths agree."""
+    if not takes_score(subject.cls):
+        return "it uses no scoring function"
+    wide = subject.widths if subject.widths[0] == subject.widths[1] else (8, 8, 6)
+    refused = []
+    for component in subject.registry.of("scoring"):
+        for case in subject.cases(("none", "padding", "empty", "causal=True"), SIZES[1:5]):
+            try:
+                score: Any = component.cls
+                module = subject.make(torch.float64, 0, score, wide)
+            except ValueError:
+                refused.append(component.name)
+                break
+            inputs = subject.inputs(case, widths=wide)
+            with trying(f"scoring={component.name} {case}"):
+                context, weights = subject.attend(module, inputs)
+                if weights is not None:
+                    row(subject, weights, inputs.allowed(), torch.float64)
+                agree(subject.attend(module, inputs, False)[0], context, "the context without weights")
+    return f"not with {', '.join(refused)}" if refused else None

@@ -1,0 +1,239 @@
+"""The laws are themselves tested: for each a component that breaks it, and that it must catch."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from broken import BROKEN, BROKEN_SCORES, Good, Ordered, Poisonous, Silent, Unclean, Unnormalised
+from fading import Dropping, Fading
+from torch import Tensor
+
+from attnbench import ScoringFunction
+from attnbench.contract import LAWS, check, laws_for
+from attnbench.contract.harness import BilinearScore, PlainAttention
+from attnbench.loading import Component
+from attnbench.registry import Registry
+
+
+def found(cls: type[Any], registry: Registry, law: str, kind: str = "attention") -> Any:
+    return check(Component(kind, "mine", cls, __file__), registry, laws=[law])[0]
+
+
+def test_every_law_has_a_component_that_breaks_it() -> None:
+    assert set(BROKEN) == set(laws_for("attention"))
+    assert set(BROKEN) | set(BROKEN_SCORES) >= set(laws_for("scoring"))
+
+
+@pytest.mark.parametrize("law", sorted(laws_for("attention")))
+def test_a_component_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str, registry: Registry) -> None:
+    finding = found(BROKEN[law], registry, law)
+    assert finding.status == "broken", finding
+    assert finding.detail
+    good = found(PlainAttention if law == "scorings" else Good, registry, law)
+    assert good.status == "passed", good
+
+
+@pytest.mark.parametrize("law", sorted(BROKEN_SCORES))
+def test_a_score_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str, registry: Registry) -> None:
+    assert found(BROKEN_SCORES[law], registry, law, "scoring").status == "broken"
+    assert found(BilinearScore, registry, law, "scoring").status == "passed"
+
+
+def test_asked_for_weights_it_has_none_of_a_class_may_not_be_silent(registry: Registry) -> None:
+    assert "None" in found(Silent, registry, "need_weights").detail
+
+
+@pytest.mark.parametrize("law", ["need_weights", "empty_rows"])
+def test_what_is_wrong_at_equal_widths_alone_is_caught(law: str, registry: Registry) -> None:
+    class Fused(Good):
+        """Its path without weights is wrong, where another kernel would be chosen."""
+
+        def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
+            context, weights = super().forward(query, key, value, mask, causal=causal, need_weights=need_weights)
+            other = not need_weights and query.shape[-1] == key.shape[-1] == value.shape[-1]
+            return context + float(other), weights
+
+    finding = found(Fused, registry, law)
+    assert finding.status == "broken"
+    assert "widths=(8, 8, 8)" in finding.detail
+
+
+def test_the_case_that_is_shown_is_the_smallest(registry: Registry) -> None:
+    assert found(Unnormalised, registry, "rows").detail.startswith("B=1 Q=1 K=1 mask=none")
+    assert found(Ordered, registry, "permutation").detail.startswith("B=1 Q=1 K=2")
+
+
+class Excused(Ordered):
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "order is the point"}
+
+
+def test_a_declared_excuse_is_shown_with_its_reason(registry: Registry) -> None:
+    finding = found(Excused, registry, "permutation")
+    assert (finding.status, finding.detail) == ("excused", "order is the point")
+
+
+class Needless(Good):
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "order is the point"}
+
+
+def test_an_excuse_that_is_not_needed_is_broken(registry: Registry) -> None:
+    finding = found(Needless, registry, "permutation")
+    assert (finding.status, finding.detail) == ("broken", "excused, yet it holds: take the excuse away")
+
+
+def test_an_error_in_a_component_is_a_broken_law_with_its_case(registry: Registry) -> None:
+    class Raising(Good):
+        def scores(self, query: Tensor, key: Tensor) -> Tensor:
+            if key.shape[1] > 1:
+                raise RuntimeError("only one key")
+            return super().scores(query, key)
+
+    assert found(Raising, registry, "rows").detail.startswith("B=1 Q=1 K=2 mask=none")
+    assert "RuntimeError: only one key" in found(Raising, registry, "rows").detail
+
+
+def test_checking_leaves_the_random_state_alone(registry: Registry) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    found(Good, registry, "rows")
+    assert torch.equal(torch.rand(3), expected)
+
+
+SHIPPED = [(c.kind, c.name) for kind in LAWS for c in Registry.load().of(kind) if c.origin.endswith("(shipped)")]
+
+
+@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=[f"{k}={n}" for k, n in SHIPPED])
+def test_what_ships_obeys_the_laws(kind: str, name: str, registry: Registry) -> None:
+    findings = check(registry.get(kind, name), registry)
+    assert not [finding for finding in findings if finding.status == "broken"]
+
+
+# States along the keys
+
+
+def broken(cls: type[Any], registry: Registry, kind: str = "attention") -> dict[str, str]:
+    findings = check(Component(kind, "mine", cls, __file__), registry)
+    return {finding.law: finding.told() for finding in findings if finding.status == "broken"}
+
+
+def test_a_state_that_fades_obeys_every_law(registry: Registry) -> None:
+    assert broken(Fading, registry) == {}
+
+
+def test_a_state_dropped_every_16_keys_in_all_forms_alike_is_caught(registry: Registry) -> None:
+    """It is as it were another mechanism, but for this: padding before the keys moves its chunks."""
+    assert "padding" in broken(Dropping, registry)
+
+
+def test_nan_at_a_later_place_is_caught_where_padding_is_clean(registry: Registry) -> None:
+    assert found(Unclean, registry, "masked_nan").status == "passed"
+    assert "sees nan at" in found(Unclean, registry, "later").detail
+
+
+def test_signed_weights_are_zero_where_masked_all_the_same(registry: Registry) -> None:
+    class Signed(Good):
+        signed = True
+
+        def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+            return scores if mask is None else scores.masked_fill(~mask, 0.0)
+
+    class Seeing(Signed):
+        def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+            return scores - 1e-3 * scores.mean(dim=-1, keepdim=True)
+
+    assert found(Signed, registry, "rows").status == "passed"
+    assert "a masked key has weight" in found(Seeing, registry, "rows").detail
+
+
+# Excuses for one kind of mask
+
+
+class Lowering(Good):
+    """With a random mask its weights sum to less than one."""
+
+    excused: ClassVar[Mapping[str, str]] = {"rows:random": "it halves what it does not know"}
+
+    def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        weights = super().weigh(scores, mask)
+        known = mask is None or mask.shape[1] == 1 or torch.equal(mask, mask.tril())
+        return weights if known else weights / 2
+
+
+def test_an_excuse_may_name_a_kind_of_mask(registry: Registry) -> None:
+    finding = found(Lowering, registry, "rows")
+    assert (finding.status, finding.detail) == ("passed", "but for random: it halves what it does not know")
+    assert found(Lowering, registry, "declarations").status == "passed"
+
+
+def test_an_excuse_for_a_mask_that_is_not_needed_is_broken(registry: Registry) -> None:
+    class Spared(Good):
+        excused: ClassVar[Mapping[str, str]] = {"rows:random": "just in case"}
+
+    assert found(Spared, registry, "rows").detail.startswith("excused for random, yet it holds there")
+
+
+def test_an_excuse_names_a_kind_of_mask_that_there_is(registry: Registry) -> None:
+    class Misspelt(Good):
+        excused: ClassVar[Mapping[str, str]] = {"rows:randon": "just in case"}
+
+    assert "names no kind of mask" in found(Misspelt, registry, "declarations").detail
+
+
+# One cause is told once
+
+
+class Narrow(ScoringFunction):
+    """A dot product that does not refuse widths that differ."""
+
+    def __init__(self, query_dim: int, key_dim: int) -> None:
+        super().__init__()
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ key.mT
+
+
+class NarrowNaN(Narrow):
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        return (query @ key.mT) * float("nan")
+
+
+def test_nan_is_told_once(registry: Registry) -> None:
+    (cause,) = broken(Poisonous, registry).items()
+    assert cause[0] == "runs" and "the output is NaN or infinite" in cause[1] and "(broken.py:" in cause[1]
+
+
+def test_widths_that_do_not_fit_are_told_once_with_the_line_and_the_cure(registry: Registry) -> None:
+    (cause,) = broken(Narrow, registry, "scoring").items()
+    assert cause[0] == "widths"
+    for part in (
+        "query_dim=8, key_dim=12",
+        "RuntimeError",
+        "(test_attention_laws.py:",
+        "raise ValueError in the constructor",
+    ):
+        assert part in cause[1]
+
+
+def test_nan_is_not_hidden_by_widths_that_do_not_fit(registry: Registry) -> None:
+    assert set(broken(NarrowNaN, registry, "scoring")) == {"runs", "widths"}
+
+
+def test_an_error_that_breaks_many_laws_is_told_at_the_first(registry: Registry) -> None:
+    class Raising(Good):
+        def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+            if mask is not None:
+                raise NotImplementedError("masks are for later")
+            return super().weigh(scores, mask)
+
+    findings = check(Component("attention", "mine", Raising, __file__), registry)
+    told = [finding for finding in findings if "masks are for later" in finding.detail]
+    assert [finding.law for finding in told if finding.status == "broken"] == ["shapes"]
+    assert "the error that breaks 'shapes', again" in {finding.detail for finding in findings}
+
+
+def test_the_compiler_keeps_its_log_to_itself(registry: Registry, capfd: pytest.CaptureFixture[str]) -> None:
+    assert found(BROKEN["compiles"], registry, "compiles").status == "broken"
+    assert found(BROKEN["exports"], registry, "exports").status == "broken"
+    assert capfd.readouterr() == ("", "")

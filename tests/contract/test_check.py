@@ -1,0 +1,124 @@
+"""`python -m attnbench check`: what it prints, what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbench.contract import written_in
+from attnbench.contract.findings import Finding, show_laws
+from attnbench.errors import UsageError
+from attnbench.registry import Registry
+
+
+def test_check_prints_a_table_and_exits_with_0_when_all_holds(cli: Callable[..., Any]) -> None:
+    said = cli("check", "dot", "last")
+    assert said.code == 0
+    assert "excused attention=last permutation: it takes the last key" in said.out
+    assert "2 components" in said.out
+    assert "0 broken" in said.out
+
+
+def test_laws_that_are_skipped_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = [Finding(law, "skipped", why) for law, why in (("a", "no data"), ("b", "no data"), ("c", "no time"))]
+    show_laws({"task=mine": skipped, "task=other": [Finding(law, "passed") for law in "abc"]}, {})
+    said = capsys.readouterr().out
+    assert "skipped task=mine a, b: no data\nskipped task=mine c: no time\n" in said
+
+
+def test_check_takes_a_file_and_exits_with_1_showing_the_smallest_case(
+    cli: Callable[..., Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    with pytest.raises(SystemExit) as ended:
+        cli("check", "mine.py")
+    out = capfd.readouterr().out
+    assert ended.value.code == 1
+    assert "BROKEN" in out
+    assert "B=1 Q=1 K=1 mask=none" in out
+
+
+MINE = '''
+"""Half a mean."""
+from attnbench import Attention, causal_mask, hide_masked, hookimpl, masked_softmax
+
+
+class Half(Attention):
+    """Its weights sum to a half."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        super().__init__()
+        self.out_dim = value_dim
+
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):
+        key, value = hide_masked(query, key, value, mask, causal=causal)
+        mask = causal_mask(mask, query, causal)
+        weights = masked_softmax(query.new_zeros(query.shape[0], query.shape[1], key.shape[1]), mask) / 2
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
+@hookimpl
+def register_attention(register):
+    """Contribute `half`."""
+    register("half", Half)
+'''
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing_of_this_name"], "nothing_of_this_name: no such component"),
+        (["no.py"], "no.py: no such file"),
+        (["scoring=multihed"], "no such component"),
+        (["dot", "--device", "abacus"], "--device abacus"),
+    ],
+)
+def test_check_refuses_what_it_cannot_check_in_one_line(
+    cli: Callable[..., Any], arguments: list[str], says: str
+) -> None:
+    said = cli("check", *arguments)
+    assert said.code == 2
+    assert says in said.err
+
+
+def test_check_says_why_a_file_does_not_load(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import nothing_of_this_name  # attnbench\n")
+    said = cli("check", "mine.py")
+    assert said.code == 2
+    assert "nothing_of_this_name" in said.err
+
+
+def test_check_says_why_a_file_brought_nothing(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.py").write_text(MINE)
+    said = cli("check", "mine.py", "other.py")
+    assert (said.code, said.err) == (
+        2,
+        "attnbench: attention=half: both mine.py and other.py register it; rename one of them\n",
+    )
+    monkeypatch.setenv("ATTNBENCH_DISABLE", "mine")
+    said = cli("check", "mine.py")
+    assert (said.code, said.err) == (2, "attnbench: mine.py: ATTNBENCH_DISABLE keeps plugin 'mine' out\n")
+
+
+def test_check_takes_a_file_that_registers_a_class_from_elsewhere(registry: Registry, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from attnbench import hookimpl\nfrom attnbench.plugins.attention.uniform import Uniform\n\n\n"
+        "@hookimpl\ndef register_attention(register):\n    register('mean', Uniform)\n"
+    )
+    assert [component.name for component in written_in(Registry.load(file), file)] == ["mean"]
+    with pytest.raises(UsageError, match="it brings no component"):
+        written_in(registry, file)
+
+
+def test_check_tries_one_law_where_one_is_named(cli: Callable[..., Any]) -> None:
+    said = cli("check", "dot", "last", "--law", "widths")
+    assert said.code == 0
+    assert "2 components: 2 passed, 0 broken" in said.out
+    said = cli("check", "dot", "--law", "width")
+    assert said.code == 2
+    assert said.err.startswith("attnbench: --law width: no such law; did you mean 'widths'?")

@@ -1,0 +1,172 @@
+"""The laws of tasks are themselves tested: for each a task that breaks it, and that it must catch."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from attnbench import AttentionMap, Task
+from attnbench.contract import check, laws_for
+from attnbench.loading import Component
+from attnbench.registry import Registry
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Rows(Dataset[Pair]):
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, indices: list[int]) -> Pair:
+        return Pair(self.x[indices], self.x[indices].mean(dim=(1, 2)))
+
+
+class Mean(nn.Module):
+    def __init__(self, make_attention: Any) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, 4))
+        self.attention = make_attention(4, 4, 4)
+        self.out = nn.Linear(self.attention.out_dim, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        query = self.query.expand(len(x), -1, -1)
+        context, weights = self.attention(query, x, x, need_weights=self.attention.has_weights)
+        return self.out(context).flatten(), weights
+
+
+class Means(Task):
+    """A task that obeys every law: the mean of a few numbers."""
+
+    primary = "error"
+    mode = "min"
+    goal = 0.0
+
+    def __init__(self, *, data_seed: int = 0) -> None:
+        self.data_seed = data_seed
+
+    def prepare(self) -> None:
+        x = torch.randn(60, 5, 4, generator=torch.Generator().manual_seed(self.data_seed))
+        self.parts = {"train": x[:40], "val": x[40:50], "test": x[50:]}
+
+    def data(self, split: Any) -> Dataset[Any]:
+        return Rows(self.parts[split])
+
+    def model(self, make_attention: Any) -> nn.Module:
+        return Mean(make_attention)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch.x)[0] - batch.y).square().mean()
+
+    def metrics(self) -> dict[str, Any]:
+        from torchmetrics import MeanMetric
+
+        return {"error": MeanMetric()}
+
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        loss = self.loss(model, batch)
+        metrics["error"].update(loss.detach())
+        return loss
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        _, weights = model(batch.x)
+        return [] if weights is None else [AttentionMap(w, ["mean"], list("abcde")) for w in weights]
+
+
+class Leaking(Means):
+    def prepare(self) -> None:
+        super().prepare()
+        self.parts["test"] = self.parts["train"][:10]
+
+
+class Drifting(Means):
+    """Its data hang on the run's seed."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.parts["train"] = torch.randn(40, 5, 4)
+
+
+class Beyond(Means):
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        loss = super().evaluate(model, batch, metrics)
+        metrics["error"].update(torch.tensor(-100.0))
+        return loss
+
+
+class Mislabelled(Means):
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        _, weights = model(batch.x)
+        return [AttentionMap(w, ["mean"], list("abc")) for w in weights]
+
+
+class Demanding(Means):
+    """It asks for weights that an attention may not have."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        model.attention(model.query, batch.x[:1], batch.x[:1])  # type: ignore[operator, union-attr]
+        return super().loss(model, batch)
+
+
+class Backwards(Means):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return -super().loss(model, batch).clamp(max=1e3) + 2 * super().loss(model, batch).detach()
+
+
+class Moody(Means):
+    """What it measures hangs on how often it was asked."""
+
+    asked = 0
+
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        Moody.asked += 1
+        metrics["error"].update(torch.tensor(float(Moody.asked)))
+        return super().evaluate(model, batch, metrics)
+
+
+class Blank(Means):
+    excused: ClassVar[Mapping[str, str]] = {"splits": "  "}
+
+
+BROKEN_TASKS: Mapping[str, type[Any]] = {
+    "declarations": Blank,
+    "splits": Leaking,
+    "workers": Drifting,
+    "metrics": Beyond,
+    "maps": Mislabelled,
+    "slots": Demanding,
+    "learns": Backwards,
+    "checkpoints": Moody,
+}
+
+
+@pytest.mark.parametrize("law", sorted(BROKEN_TASKS))
+def test_a_task_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str, registry: Registry) -> None:
+    for cls, status in ((BROKEN_TASKS[law], "broken"), (Means, "passed")):
+        component = Component("task", "means", cls, __file__)
+        finding = check(component, Registry({**registry.components, ("task", "means"): component}), laws=[law])[0]
+        assert finding.status == status, finding
+        assert finding.detail or status == "passed"
+
+
+class Offline(Means):
+    def prepare(self) -> None:
+        raise OSError("no network")
+
+
+def test_every_law_has_a_task_that_breaks_it() -> None:
+    assert set(BROKEN_TASKS) == set(laws_for("task"))
+
+
+def test_a_task_whose_data_cannot_be_had_is_skipped_and_says_why(registry: Registry) -> None:
+    finding = check(Component("task", "mine", Offline, __file__), registry, laws=["splits"])[0]
+    assert finding.status == "skipped"
+    assert "no network" in finding.detail
