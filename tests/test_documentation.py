@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -223,3 +225,19 @@ def test_what_plugins_may_import_is_there():
     assert {row for row in rows if row} <= set(attnbench.__all__)
     modules = {name for name in attnbench.__all__ if isinstance(getattr(attnbench, name), ModuleType)}
     assert modules <= set(rows)
+
+
+def test_a_copy_of_each_file_to_copy_is_a_plugin_once_it_has_another_name(tmp_path):
+    chapter = (ROOT / "README.md").read_text().partition("## I want to")[2].partition("\n## ")[0]
+    files = re.findall(r"\| \[[^\]]*\]\(([^)]+\.py)\) \|$", chapter, re.MULTILINE)
+    (tmp_path / "plugins").mkdir()
+    for number, file in enumerate(files):
+        text, count = re.subn(r'register\("\w+"', f'register("mine_{number}"', (ROOT / file).read_text())
+        assert count == 1, file
+        (tmp_path / "plugins" / f"mine_{number}.py").write_text(text)
+    command = [sys.executable, "-m", "attnbench", "list", "--json"]
+    listed = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert listed["failures"] == []
+    mine = {row["name"]: row["kind"] for row in listed["components"] if row["name"].startswith("mine_")}
+    assert mine == {f"mine_{number}": Path(file).parent.name for number, file in enumerate(files)}
+    assert set(mine.values()) == {"scoring", "attention", "task"}
