@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,16 +108,32 @@ LEAST: Mapping[str, int] = {
 }
 
 
+def most() -> Mapping[str, tuple[int, str]]:
+    """Return the most that a number of a run may be, here, each with the reason."""
+    processors = os.cpu_count() or 1
+    reason = f"this machine has {processors} processors"
+    return {
+        "seed": (2**32 - 1, "generators take 32 bits"),
+        "trainer.threads": (max(8, processors), reason),
+        "trainer.devices": (max(8, processors), reason),
+        "trainer.images": (100, "each is drawn anew at each validation"),
+    }
+
+
 def check_numbers(config: DictConfig) -> None:
-    """Refuse a run's number that is too small.
+    """Refuse a run's number that is too small, or larger than is sensible.
 
     Raises:
-        UsageError: the line names it, and the least that it may be.
+        UsageError: the line names it, and the least or the most that it may be.
     """
     for key, least in LEAST.items():
         value = OmegaConf.select(config, key)
         if value is not None and not value >= least:
             raise UsageError(f"{key}={value}: it is at least {least}")
+    for key, (largest, reason) in most().items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value > largest:
+            raise UsageError(f"{key}={value}: it is at most {largest}: {reason}")
     norm = OmegaConf.select(config, "trainer.gradient_clip")
     if norm is not None and not norm > 0:
         raise UsageError(f"trainer.gradient_clip={norm}: it is above 0; null turns clipping off")

@@ -171,12 +171,16 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     last = folder / "checkpoints" / "last.ckpt"
     saved = read_checkpoint(last) if resume and last.exists() else None
     done = 0 if saved is None else saved["global_step"]
+    if saved is not None and TrainingRecord.state_key not in saved.get("callbacks", ()):
+        raise UsageError(f"{last}: an earlier version wrote it, which counted otherwise; start a new run")
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task, model = build(config, registry, None if saved is None else folder)
     for split in ("val", "test") if task.fresh else ("train", "val", "test"):
         if not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
     sampler, total = plan(task, settings, config.seed, done)
+    if done > total:
+        raise UsageError(f"{last}: the run has done {done} steps already, more than the {total} that it is to have now")
     if settings.devices > 1 and on_gpu:
         use_dense_gradients(model, optimizer)
     fused = settings.precision is not Precision.float16

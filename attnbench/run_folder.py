@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,8 +41,13 @@ def refuse_claimed(folder: Path) -> None:
     """
     if (folder / "config.yaml").exists():
         raise UsageError(
-            f"{folder}: holds a run already; resume={folder} goes on with it, or choose another hydra.run.dir"
+            f"{folder}: holds a run already; {resuming(folder)} goes on with it, or choose another hydra.run.dir"
         )
+
+
+def resuming(folder: Path) -> str:
+    """Return what is typed to go on with the run of a folder."""
+    return shlex.quote(f"resume={folder}")
 
 
 @contextmanager
@@ -188,7 +194,7 @@ def best_checkpoint(folder: Path) -> Path:
     """
     path = folder / "checkpoints" / "best.ckpt"
     if not path.is_file():
-        raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; resume={folder} trains on")
+        raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; {resuming(folder)} trains on")
     return path
 
 
@@ -201,16 +207,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
             f"{path}: refused: it holds more than weights, or is damaged; nothing in it was run"
         ) from error
     except (OSError, EOFError, RuntimeError) as error:
         raise UsageError(f"{path}: cannot be read as a checkpoint: {first_line(error)}") from error
-    if not isinstance(saved, dict) or not {"state_dict", "global_step"} <= saved.keys():
+    fits = isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict)
+    if not fits or not isinstance(saved.get("global_step"), int):
         raise UsageError(f"{path}: not the checkpoint of a run")
-    return saved
+    return dict(saved)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -289,6 +289,40 @@ def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(cli, folder, override,
     assert cli("evaluate", "ran").code == 0
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=4294967296", "seed=4294967296: it is at most 4294967295"),
+        ("trainer.threads=10000", "trainer.threads=10000: it is at most "),
+        ("trainer.images=1000", "trainer.images=1000: it is at most 100"),
+        ("trainer.strategy=foo", "trainer.strategy: You selected an invalid strategy name: `strategy='foo'`"),
+    ],
+)
+def test_what_is_not_sensible_is_refused_in_a_line(cli, tmp_path, override, line):
+    said = cli(*SMALL, override, "hydra.run.dir=ran")
+    assert said.code == 2
+    assert said.err.startswith(f"attnbench: {line}")
+    assert len(said.err.splitlines()) == 1
+    assert result_of(tmp_path / "ran")["status"] == "failed"
+
+
+def test_a_resume_with_fewer_steps_than_the_run_has_done_is_refused(cli, folder):
+    said = cli("resume=ran", "trainer.max_steps=4")
+    assert said.code == 2
+    assert "last.ckpt: the run has done 6 steps already, more than the 4 that it is to have now" in said.err
+    assert result_of(folder)["status"] == "completed"
+
+
+@pytest.mark.parametrize("spoil", [{"callbacks": {"ledger": {}}}, {"global_step": "6"}, {"state_dict": 1}])
+def test_a_checkpoint_that_does_not_count_as_ours_do_is_refused_in_a_line(cli, folder, spoil):
+    path = folder / "checkpoints" / "last.ckpt"
+    torch.save(torch.load(path, weights_only=True) | spoil, path)
+    said = cli("resume=ran", "trainer.max_steps=9")
+    assert said.code == 2
+    assert said.err.startswith("attnbench: ran/checkpoints/last.ckpt: ")
+    assert len(said.err.splitlines()) == 1
+
+
 def test_a_damaged_checkpoint_leaves_the_run_as_it_was(cli, folder):
     before = (folder / "result.json").read_text()
     (folder / "checkpoints" / "last.ckpt").write_bytes(b"PK")

@@ -15,7 +15,7 @@ from attnbench.run_folder import DISPLAY_OPTIONS, fingerprint
 from attnbench.schema import format_value
 
 BUDGETS = {"epochs": "epochs", "examples_seen": "examples", "parameters": "parameters"}
-COSTS = (*BUDGETS, "train_seconds", "examples_per_second", "peak_memory_bytes")
+COSTS = (*BUDGETS, "train_seconds", "train_cpu_seconds", "examples_per_second", "peak_memory_bytes")
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)  # of a share, as accuracy is
 LOWER = (
     "loss",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.config import mechanism
-from attnbench.run_folder import READ_YAML, Unusable, find, flat, read_mapping
+from attnbench.run_folder import READ_YAML, Unusable, find, flat, in_use, read_mapping, resuming
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,16 @@ def read(folder: Path) -> Run:
     Raises:
         Unusable: it is unfinished or damaged.
     """
-    result = read_mapping(folder / "result.json", json.load)
+    hint = f"resume with: python -m attnbench {resuming(folder)}"
+    try:
+        result = read_mapping(folder / "result.json", json.load)
+    except Unusable as reason:
+        raise Unusable(f"{reason}; {hint}" if str(reason).startswith("unfinished") else str(reason)) from None
     status = result.get("status")
+    if status == "running" and in_use(folder):
+        raise Unusable("unfinished: running")
+    if status in ("running", "interrupted"):  # killed, it could not say that it ended
+        raise Unusable(f"unfinished: interrupted; {hint}")
     if status != "completed":
         error = result.get("error")
         raise Unusable(f"unfinished: {status}" + (f": {error}" if error else ""))

@@ -7,9 +7,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from attnbench.reports.compare import Row, Table, printable
 from attnbench.reports.runs import LeftOut
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 NONE = "-"
 
@@ -55,8 +59,8 @@ def _memory(row: Row) -> str:
     return NONE if (used := row.costs["peak_memory_bytes"]) is None else f"{used / 2**20:,.0f} MiB"
 
 
-def _seconds(row: Row) -> str:
-    return NONE if (spent := row.costs["train_seconds"]) is None else f"{spent:,.1f}"
+def _seconds(row: Row, cost: str) -> str:
+    return NONE if (spent := row.costs[cost]) is None else f"{spent:,.1f}"
 
 
 COLUMNS = (
@@ -71,7 +75,8 @@ COLUMNS = (
     Column("p (Holm)", "p_holm", _p),
     Column("verdict", "verdict", lambda row: row.verdict),
     Column("parameters", "parameters", lambda row: _budget(row, "parameters")),
-    Column("seconds", "train_seconds", _seconds),
+    Column("seconds", "train_seconds", lambda row: _seconds(row, "train_seconds")),
+    Column("CPU seconds", "train_cpu_seconds", lambda row: _seconds(row, "train_cpu_seconds")),
     Column("examples/s", "examples_per_second", lambda row: _budget(row, "examples_per_second")),
     Column("memory", "peak_memory_bytes", _memory),
     Column("reached", "target_seconds", _reached),
@@ -83,7 +88,8 @@ def method(table: Table) -> str:
     return (
         f"n: seeds; sd over them; 95% interval of the mean (t below ten seeds, bootstrap-t from ten on); "
         f"difference to {table.reference}, paired t-test on common seeds, Holm-corrected for {table.comparisons}; "
-        "seconds: of training; reached: the validation metric, and the training seconds until then."
+        "seconds: of training, on the clock and of the processor; reached: the validation metric, and the training "
+        "seconds until then."
     )
 
 
@@ -92,28 +98,66 @@ def title(table: Table) -> str:
     return f"{table.task}: {table.metric}, {'higher' if table.mode == 'max' else 'lower'} is better"
 
 
+#: The columns that a narrow terminal goes without, the first to go first.
+NARROW = (
+    "examples/s", "memory", "reached", "CPU seconds", "parameters", "seconds", "95% interval", "p (Holm)", "difference",
+    "sd",
+)  # fmt: skip
+GROUP = 30  # letters of a group in a line of a narrow table, of longer ones the rest is folded
+
+
 def show(tables: Sequence[Table], left_out: Sequence[LeftOut]) -> None:
-    """Print the tables in the terminal."""
-    from rich import box
+    """Print the tables in the terminal, as wide as it is: with fewer columns, or a line for each row."""
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     console = Console(highlight=False)
     if not console.is_terminal:  # whoever reads it from a file does not want it folded
         console = Console(highlight=False, width=250)
     for table in tables:
-        drawn = RichTable(title=Text(printable(title(table)), style="bold"), box=box.SIMPLE_HEAD, title_justify="left")
-        for column in COLUMNS:
-            right = column.heading not in ("group", "verdict", "reached")
-            drawn.add_column(column.heading, justify="right" if right else "left", overflow="fold")
-        for row in table.rows:
-            colour = {"reference": "bold", "better": "green", "worse": "red"}.get(row.verdict, "")
-            drawn.add_row(*(Text(c.cell(row), style=colour if c.key == "verdict" else "") for c in COLUMNS))
-        console.print(drawn)
+        columns = _fitting(table, console.width)
+        if columns:
+            console.print(_drawn(table, columns))
+        else:
+            console.print(Text(printable(title(table)), style="bold"))
+            for row in table.rows:
+                console.print(Text(f"{row.label}: {_plain(row.mean)}, n {len(row.values)}, {row.verdict}"))
         for note in table.notes:
             console.print(Text(f"! {note}", style="yellow"))
+        missing = ", ".join(column.heading for column in COLUMNS if column not in columns)
+        if missing:
+            what = missing if columns else "a table"
+            console.print(Text(f"too narrow for: {what}; see --html, --csv, --markdown", style="dim"))
         console.print(Text(method(table), style="dim"))
+
+
+def _fitting(table: Table, width: int) -> list[Column]:
+    """Return the columns that a line of so many letters has room for; none where too little is left."""
+    columns = list(COLUMNS)
+    for heading in (*NARROW, None):
+        cells = [[column.heading, *(column.cell(row) for row in table.rows)] for column in columns]
+        widths = [max(map(len, column)) for column in cells]
+        widths[0] = min(widths[0], GROUP)
+        if sum(widths) + 3 * len(widths) + 1 <= width:
+            return columns
+        columns = [column for column in columns if column.heading != heading]
+    return []
+
+
+def _drawn(table: Table, columns: Sequence[Column]) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=Text(printable(title(table)), style="bold"), box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        right = column.heading not in ("group", "verdict", "reached")
+        group = column.heading == "group"
+        drawn.add_column(column.heading, justify="right" if right else "left", overflow="fold", no_wrap=not group)
+    for row in table.rows:
+        colour = {"reference": "bold", "better": "green", "worse": "red"}.get(row.verdict, "")
+        drawn.add_row(*(Text(c.cell(row), style=colour if c.key == "verdict" else "") for c in columns))
+    return drawn
 
 
 def print_markdown(tables: Sequence[Table], left_out: Sequence[LeftOut]) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -33,6 +33,9 @@ class TrainingRecord(pl.Callback):
         curve: what each validation measured, {"step", "examples", "seconds", "val/<metric>", "attention/<what>"}.
     """
 
+    #: The name of this callback's state in a checkpoint.
+    state_key: ClassVar[str] = "training_record"
+
     config: TrainerConfig
     total_steps: int
     pass_size: int | None
@@ -46,11 +49,6 @@ class TrainingRecord(pl.Callback):
     _since: tuple[float, float] | None = None
     _counted: int = 0  # of the experiment's examples
     _logged: tuple[int, float] = field(default=(0, 0.0))
-
-    @property
-    def state_key(self) -> str:
-        """Name of this callback's state in a checkpoint."""
-        return "training_record"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on counting from."""

@@ -40,8 +40,9 @@ def make_trainer(settings: TrainerConfig, logger: Logger | bool, callbacks: list
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-    except MisconfigurationException as error:
-        raise UsageError(f"trainer: {first_line(error)}") from error
+    except (MisconfigurationException, ValueError, ImportError) as error:
+        option = "trainer.strategy" if "strategy" in first_line(error) else "trainer"
+        raise UsageError(f"{option}: {first_line(error)}") from error
 
 
 @contextmanager

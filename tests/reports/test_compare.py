@@ -15,7 +15,7 @@ from scipy import stats
 from attnbench.errors import UsageError
 from attnbench.reports.compare import tabulate
 from attnbench.reports.runs import read_all
-from attnbench.run_folder import fingerprint, flat
+from attnbench.run_folder import fingerprint, flat, lock
 
 
 def table_of(tmp_path, **asked):
@@ -230,6 +230,61 @@ def test_a_damaged_or_unfinished_folder_is_listed_and_left_out(tmp_path, make_ru
     assert said.code == 0
     assert re.search(r"left out: \S+_seed1: ", said.err)
     assert reason in said.err
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_a_run_that_ended_early_is_listed_with_what_to_type(make_run, cli, status):
+    make_run("soft", 0)
+    killed = make_run("soft", 1, status=status, folder="a folder/killed")
+    said = cli("compare", "runs")
+    hint = "resume with: python -m attnbench 'resume=runs/a folder/killed'"
+    assert said.err == f"left out: runs/a folder/killed: unfinished: interrupted; {hint}\n"
+    with lock(killed):
+        said = cli("compare", "runs")
+    if status == "running":
+        assert said.err == "left out: runs/a folder/killed: unfinished: running\n"
+
+
+def test_processor_seconds_stand_beside_those_on_the_clock(make_run, cli):
+    for seed in range(2):
+        make_run("soft", seed, train_seconds=20.0, train_cpu_seconds=17.0 + seed)
+    (row,) = json.loads(cli("compare", "runs", "--json").out)["tables"][0]["rows"]
+    assert (row["train_seconds"], row["train_cpu_seconds"]) == (20.0, 17.5)
+    heading, *rows = [line.split("|") for line in cli("compare", "runs", "--markdown").out.splitlines() if "|" in line]
+    place = [cell.strip() for cell in heading].index("CPU seconds")
+    assert [row[place].strip() for row in rows] == ["---", "17.5"]
+
+
+@pytest.fixture
+def terminal(monkeypatch, cli):
+    def compare(width):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(width))
+        return re.sub(r"\x1b\[[0-9;]*m", "", cli("compare", "runs").out)
+
+    return compare
+
+
+def test_a_table_is_readable_on_a_terminal_of_80_columns(make_run, terminal):
+    for name, accuracy in (("location_aware", 0.9), ("multihead", 0.8), ("a_mechanism_with_quite_a_long_name", 0.7)):
+        for seed in range(3):
+            make_run(name, seed, accuracy + seed / 100)
+    for width in (250, 120, 80):
+        said = terminal(width)
+        assert max(map(len, said.splitlines())) <= width
+        for label, mean in (("location_aware-additive", "0.9100"), ("multihead-additive", "0.8100")):
+            assert re.search(rf"{label} +3 +{mean} ", said), f"{label} is not whole in a line of {width}"
+        assert "a_mechanism_with_quite_a_long_" in said
+    assert "examples/s" in terminal(250)
+    assert re.search(r"too narrow for: .*examples/s.*; see --html", said.replace("\n", " "))
+
+
+def test_on_a_narrower_one_each_group_is_a_line(make_run, terminal):
+    for name, accuracy in (("soft", 0.9), ("uniform", 0.8)):
+        for seed in range(6):
+            make_run(name, seed, accuracy)
+    assert "\nsoft-additive: 0.9000, n 6, reference\nuniform-additive: 0.8000, n 6, worse\n" in terminal(40)
 
 
 def test_a_metric_that_is_not_a_number_leaves_the_run_out(tmp_path, make_run, cli):
