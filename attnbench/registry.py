@@ -188,7 +188,7 @@ def override_suffix(overrides: Sequence[str]) -> str:
     return re.sub(r"[^\w.+-]+", "-", words)[:80]
 
 
-def build(kind: str, name: str, *, scoring: str | Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+def build(kind: str, name: str, /, *, scoring: str | Mapping[str, Any] | None = None, **arguments: Any) -> Any:
     """Make any registered component for your own program, without Hydra or Lightning.
 
         attnbench.build("attention", "multihead", query_dim=64, key_dim=64, value_dim=64,

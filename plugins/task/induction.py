@@ -1,0 +1,103 @@
+"""Induction: what followed this token last time?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from attnbench import Draws, Register, Sequences, TokenTask, UsageError, hookimpl
+
+
+class Induction(TokenTask):
+    """What stood behind the mark before (Olsson et al. 2022, "Induction heads", arXiv:2209.11895).
+
+    Random letters; a mark `*` stands among them several times, always with the same letter behind it, which is to be
+    written at each but the first. `-` is not scored:
+
+        tokens   c * f a b * f c d * f
+        targets  - - - - - f - - - f -
+        truth    - - - - - 2 - - - 6 -
+
+    It takes two steps, one that brings each letter together with what stands before it and one that looks the mark up:
+    two layers, or a convolution and one. It tells whether positions, or a gate that forgets, carry to longer sequences.
+
+    Args:
+        letters: how many there are.
+        asks: how often the mark stands in the sequence again.
+        length: tokens in a sequence.
+        width: of the host.
+        layers: of the host.
+        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
+        conv: how many inputs the host's causal convolution sees; 0 for none.
+        positions: none, learned or sinusoidal.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        **TokenTask.recipe,
+        "trainer": {"max_steps": 400, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
+    }
+    goal = 0.99
+
+    def __init__(
+        self,
+        *,
+        letters: int = 16,
+        asks: int = 2,
+        length: int = 32,
+        width: int = 32,
+        layers: int = 2,
+        mlp: int = 0,
+        conv: int = 0,
+        positions: Literal["none", "learned", "sinusoidal"] = "none",
+    ) -> None:
+        if letters < 2 or asks < 1:
+            raise ValueError(f"letters is at least 2 and asks at least 1, not {letters} and {asks}")
+        if length < 2 * (asks + 1):
+            raise ValueError(f"a mark asked {asks} times needs length={2 * (asks + 1)} or more, not {length}")
+        super().__init__(letters + 1, width=width, layers=layers, mlp=mlp, conv=conv, positions=positions)
+        self.letters, self.asks, self.length = letters, asks, length
+        self.floor = 1 / letters
+
+    def slices(self) -> Mapping[str, Mapping[str, Any]]:
+        """Two, four and eight times the length."""
+        return {f"length{n * self.length}": {"length": n * self.length} for n in (2, 4, 8)}
+
+    def generate(self, draws: Draws) -> Sequences:
+        """Draw letters, the places of the mark, no two of them neighbours, and the letter behind it."""
+        marks = self.asks + 1
+        free = self.length - marks  # places, each mark taken together with the letter behind it
+        places = draws.choose(free, marks).sort(dim=1).values + torch.arange(marks)
+        tokens = draws.integers(self.letters, self.length)
+        letter = draws.integers(self.letters, 1).expand(-1, marks)
+        tokens = tokens.scatter(1, places, self.letters).scatter(1, places + 1, letter)
+        nothing, asked = torch.zeros_like(tokens), places[:, 1:]
+        return Sequences(
+            tokens,
+            nothing.scatter(1, asked, letter[:, 1:]),
+            nothing.bool().scatter(1, asked, True),
+            (nothing - 1).scatter(1, asked, places[:, :-1] + 1),
+        )
+
+    def label(self, token: int) -> str:
+        """A letter, or * for the mark."""
+        return "*" if token == self.letters else _letter(token)
+
+    def encode(self, text: str) -> list[int]:
+        """Read letters and marks, `c * f a *`; what follows the last is asked for."""
+        known = {self.label(token): token for token in range(self.num_tokens)}
+        for word in text.split():
+            if word not in known:
+                raise UsageError(f"{word!r}: a token is *, or a to {_letter(self.letters - 1)}, with spaces between")
+        return [known[word] for word in text.split()]
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number) if number < 26 else f"a{number}"
+
+
+@hookimpl
+def register_task(register: Register) -> None:
+    """Contribute `induction`."""
+    register("induction", Induction)

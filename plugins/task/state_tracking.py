@@ -1,0 +1,109 @@
+"""State tracking: running products in a group."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from attnbench import Draws, Published, Register, Sequences, TokenTask, UsageError, hookimpl
+
+Group = Literal["parity", "z5", "s3", "a5", "s5"]
+
+
+class StateTracking(TokenTask):
+    """The product of all group elements so far (Merrill, Petty, Sabharwal 2024, arXiv:2404.08819).
+
+    Tokens are elements g_1 ... g_T, drawn alike; the target at t is g_1 · g_2 ··· g_t, scored everywhere. Parity:
+
+        tokens   1 0 1 1 0
+        targets  1 1 0 1 1
+
+    It tells what can count. Parity is an alternation, which a state with eigenvalues in [0, 1] cannot follow and one
+    with negative ones can; s3, a5 and s5 do not commute, and a5 and s5 are not solvable: a fixed number of layers of
+    softmax attention cannot hold them at any length. Runs either learn it or do not: look at the share of seeds that
+    reach the goal, and at the longest slice that stays right.
+
+    Args:
+        group: parity (2 elements), z5 (sums modulo 5), s3 (6 permutations), a5 (60) or s5 (120).
+        length: tokens in a sequence.
+        width: of the host.
+        layers: of the host.
+        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
+        conv: how many inputs the host's causal convolution sees; 0 for none.
+        positions: none, learned or sinusoidal.
+    """
+
+    recipe: ClassVar[Mapping[str, Any]] = {
+        **TokenTask.recipe,
+        "trainer": {"max_steps": 300, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
+    }
+    goal = 0.99
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("accuracy 1.00", "Grazzi et al. 2024, arXiv:2411.12537", "parity, DeltaNet, eigenvalues in [-1, 1]",
+                  "scaled between chance 0 and 1; trained on 3 to 40 tokens, tested on 40 to 256"),
+        Published("accuracy .0", "Grazzi et al. 2024, arXiv:2411.12537", "parity, DeltaNet, eigenvalues in [0, 1]",
+                  "as above"),
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        group: Group = "parity",
+        length: int = 32,
+        width: int = 32,
+        layers: int = 1,
+        mlp: int = 0,
+        conv: int = 0,
+        positions: Literal["none", "learned", "sinusoidal"] = "none",
+    ) -> None:
+        if length < 2:
+            raise ValueError(f"length is at least 2, not {length}")
+        self.table = product_table(group)
+        super().__init__(len(self.table), width=width, layers=layers, mlp=mlp, conv=conv, positions=positions)
+        self.group, self.length = group, length
+        self.floor = 1 / len(self.table)
+
+    def slices(self) -> Mapping[str, Mapping[str, Any]]:
+        """Twice, four and eight times the length."""
+        return {f"length{n * self.length}": {"length": n * self.length} for n in (2, 4, 8)}
+
+    def generate(self, draws: Draws) -> Sequences:
+        """Draw elements, and multiply: each doubling of the distance composes twice as many."""
+        tokens = draws.integers(len(self.table), self.length)
+        products, reach = tokens, 1
+        while reach < self.length:
+            later = self.table[products[:, :-reach], products[:, reach:]]
+            products, reach = torch.cat([products[:, :reach], later], dim=1), 2 * reach
+        return Sequences(tokens, products, torch.ones_like(tokens, dtype=torch.bool))
+
+    def encode(self, text: str) -> list[int]:
+        """Read the numbers of elements, `1 0 1 1`; the product of all is asked for."""
+        for word in text.split():
+            if not (word.isdecimal() and int(word) < self.num_tokens):
+                raise UsageError(f"{word!r}: an element of {self.group} is a number from 0 to {self.num_tokens - 1}")
+        return [int(word) for word in text.split()]
+
+
+@cache
+def product_table(group: Group) -> Int[Tensor, "G G"]:
+    """Return the group's table, [a, b] = a · b; element 0 is the neutral one. Permutations go a first, then b."""
+    if group in ("parity", "z5"):
+        order = torch.arange(2 if group == "parity" else 5)
+        return (order.unsqueeze(1) + order) % len(order)
+    elements = list(itertools.permutations(range(int(group[1:]))))
+    if group.startswith("a"):
+        elements = [p for p in elements if sum(a > b for a, b in itertools.combinations(p, 2)) % 2 == 0]
+    number = {element: i for i, element in enumerate(elements)}
+    return torch.tensor([[number[tuple(b[i] for i in a)] for b in elements] for a in elements])
+
+
+@hookimpl
+def register_task(register: Register) -> None:
+    """Contribute `state_tracking`."""
+    register("state_tracking", StateTracking)
