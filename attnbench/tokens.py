@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from attnbench.errors import UsageError, first_line
 from attnbench.hosts.transformer import Positions, Transformer
 from attnbench.interfaces import AttentionMap, MakeAttention, Prediction, Split, Task
-from attnbench.sampling import Draws
+from attnbench.sampling import EXAMPLES, Draws
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -132,7 +132,6 @@ class TokenTask(Task):
     }
     primary = "accuracy"
     fresh: ClassVar[bool] = True
-    seed: int = 0
     #: What `measure` returns, by name; of each, the test also tells every slice's, `<name>_<slice>`.
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
     #: Whether `sequence_accuracy` is measured, the share of sequences that are right at every scored place.
@@ -203,7 +202,7 @@ class TokenTask(Task):
     def data(self, split: Split) -> Dataset[Any]:
         """Return a split: training data go by the run's seed, the others are always the same."""
         if split == "train":
-            return Generated([self], 2**20, seed=self.seed, stream=TRAIN)
+            return Generated([self], 2**EXAMPLES, seed=self.seed, stream=TRAIN)
         if split == "val":
             return Generated([self], self.val_examples, seed=0, stream=VAL)
         variants = self.variants()

@@ -23,6 +23,8 @@ from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
 
+FRESH_EXAMPLES = 20_000  # of data without end, how many are compared with the other splits
+
 
 def _host(task: Task, kind: type[Attention] = PlainAttention) -> nn.Module:
     torch.manual_seed(0)
@@ -45,11 +47,11 @@ def _fields(batch: Any) -> list[Tensor]:
     return [field for field in (batch if isinstance(batch, tuple | list) else [batch]) if isinstance(field, Tensor)]
 
 
-def _keys(data: Any) -> list[bytes]:
-    """Give each example of a split as bytes, without the zeros that pad it."""
+def _keys(data: Any, size: int) -> list[bytes]:
+    """Return each of the first `size` examples of a split as bytes, without the zeros that pad it."""
     found: list[bytes] = []
-    for start in range(0, len(data), 1000):
-        fields = [f.numpy() for f in _fields(data[list(range(start, min(start + 1000, len(data))))])]
+    for start in range(0, size, 1000):
+        fields = [f.numpy() for f in _fields(data[list(range(start, min(start + 1000, size)))])]
         found += [b"|".join(f[i].tobytes().rstrip(b"\0") for f in fields) for i in range(len(fields[0]))]
     return found
 
@@ -60,7 +62,9 @@ def splits(subject: Subject) -> str | None:
     seen: dict[Split, set[bytes]] = {}
     split: Split
     for split in ("train", "val", "test"):
-        keys = set(_keys(task.data(split)))
+        data: Any = task.data(split)
+        endless = split == "train" and task.fresh
+        keys = set(_keys(data, min(len(data), FRESH_EXAMPLES) if endless else len(data)))
         for other, others in seen.items():
             shared = len(keys & others)
             require(not shared, f"{shared} of the {len(keys)} examples of {split} stand in {other} too")
