@@ -176,7 +176,7 @@ def predict(registry: Registry, words: list[str]) -> None:
 
     answer = run.predict(args.run_folder, registry, text)
     prediction.show(answer)
-    if answer.looked is not None:
+    if answer.attention is not None:
         prediction.draw(answer, picture)
         print(f"{picture}: written", file=sys.stderr)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attnbench.config import mechanism
 from attnbench.errors import UsageError, first_line, nearest
+from attnbench.hosts.attend import attend
 from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
 from attnbench.registry import Registry
@@ -48,6 +49,7 @@ class BenchConfig:
     dim: int = 64  # of queries, keys and values
     heads: int = 4  # of torch_mha; ours have their own option
     weights: bool = False  # whether the weights are asked for
+    causal: bool = False  # whether query i sees keys up to i only
     compile: bool = False  # whether our modules are measured once more under torch.compile
     rounds: int = 7  # in each, everything is timed once
     device: str = "cpu"
@@ -63,11 +65,15 @@ class TorchMHA(nn.Module):
         super().__init__()
         if config.dim % config.heads:
             raise UsageError(f"heads={config.heads} does not divide dim={config.dim}, as torch_mha needs")
-        self.attention, self.weights = nn.MultiheadAttention(config.dim, config.heads, batch_first=True), config.weights
+        self.attention = nn.MultiheadAttention(config.dim, config.heads, batch_first=True)
+        self.weights, self.causal = config.weights, config.causal
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend, and give the context."""
-        context: Tensor = self.attention(x, x, x, need_weights=self.weights, average_attn_weights=False)[0]
+        """Attend, and return the context."""
+        later = nn.Transformer.generate_square_subsequent_mask(x.shape[1], x.device, x.dtype) if self.causal else None
+        context: Tensor = self.attention(
+            x, x, x, need_weights=self.weights, average_attn_weights=False, attn_mask=later, is_causal=self.causal
+        )[0]
         return context
 
 
@@ -76,11 +82,12 @@ class TorchSDPA(nn.Module):
 
     def __init__(self, config: BenchConfig) -> None:
         super().__init__()
+        self.causal = config.causal
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend, and give the context."""
+        """Attend, and return the context."""
         x = x.unsqueeze(1)  # its kernel is for four dimensions
-        context: Tensor = F.scaled_dot_product_attention(x, x, x)
+        context: Tensor = F.scaled_dot_product_attention(x, x, x, is_causal=self.causal)
         return context.squeeze(1)
 
 
@@ -91,11 +98,13 @@ class TextbookAdditive(nn.Module):
         super().__init__()
         self.W, self.U = (nn.Linear(config.dim, config.dim, bias=False) for _ in range(2))
         self.v = nn.Linear(config.dim, 1, bias=False)
-        self.attends = config.attention is not None
+        self.attends, self.causal = config.attention is not None, config.causal
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the scores, or attend and give the context."""
+        """Return the scores, or attend and return the context."""
         scores: Tensor = self.v(torch.tanh(self.W(x).unsqueeze(-2) + self.U(x).unsqueeze(-3))).squeeze(-1)
+        if self.causal:
+            scores = scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), -torch.inf)
         return torch.softmax(scores, dim=-1) @ x if self.attends else scores
 
 
@@ -115,19 +124,13 @@ class Scored(nn.Module):
 class Ours(nn.Module):
     """A registered attention module, called as a host calls it."""
 
-    def __init__(self, attention: Attention, weights: bool) -> None:
+    def __init__(self, attention: Attention, weights: bool, causal: bool) -> None:
         super().__init__()
-        self.attention, self.weights = attention, weights
+        self.attention, self.weights, self.causal = attention, weights, causal
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend, one query after the other where the mechanism is recurrent, and give the context."""
-        if not self.attention.recurrent:
-            return self.attention(x, x, x, need_weights=self.weights)[0]
-        contexts, previous = [], None
-        for query in torch.split(x, 1, dim=1):
-            context, previous = self.attention(query, x, x, previous=previous)
-            contexts.append(context)
-        return torch.cat(contexts, dim=1)
+        """Attend, one query after the other where the mechanism is recurrent, and return the context."""
+        return attend(self.attention, x, x, x, causal=self.causal, need_weights=self.weights)[0]
 
 
 REFERENCES: Mapping[str, Callable[[BenchConfig], nn.Module]] = {
@@ -138,7 +141,7 @@ REFERENCES: Mapping[str, Callable[[BenchConfig], nn.Module]] = {
 
 
 def run(registry: Registry, words: Sequence[str], say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure what the words choose, write bench.json, and give what is in it.
+    """Measure what the words choose, write bench.json, and return what is in it.
 
     Args:
         registry: the components there are.
@@ -208,8 +211,8 @@ def read(words: Sequence[str]) -> tuple[BenchConfig, dict[str, dict[str, Any]]]:
             raise UsageError(f"{key}={getattr(config, key)}: at least 1")
     if not config.length or min(config.length) < 1:
         raise UsageError(f"length={','.join(map(str, config.length))}: numbers of tokens, such as length=128,512,2048")
-    if config.attention is None and (config.weights or options["attention"]):
-        raise UsageError("attention=null measures scores alone: leave out weights= and attention.OPTION=")
+    if config.attention is None and (config.weights or config.causal or options["attention"]):
+        raise UsageError("attention=null measures scores alone: leave out weights=, causal= and attention.OPTION=")
     return config, options
 
 
@@ -253,7 +256,7 @@ def chosen(
         attention = {"name": name, **options["attention"]}
         for score in scorings if name in scored else [None]:
             module = registry.build_attention(attention, score, **widths)
-            yield mechanism(name, str(score["name"]) if score else None), Ours(module, config.weights)
+            yield mechanism(name, str(score["name"]) if score else None), Ours(module, config.weights, config.causal)
 
 
 def at_length(
@@ -297,7 +300,7 @@ def at_length(
 
 
 def forward(module: nn.Module, x: Tensor) -> Call:
-    """Give the call that computes the context, and keeps nothing for gradients."""
+    """Return the call that computes the context, and keeps nothing for gradients."""
 
     def call() -> None:
         with torch.no_grad():
@@ -307,7 +310,7 @@ def forward(module: nn.Module, x: Tensor) -> Call:
 
 
 def forward_backward(module: nn.Module, x: Tensor) -> Call:
-    """Give the call that computes the context, and the gradients to the input and every parameter."""
+    """Return the call that computes the context, and the gradients to the input and every parameter."""
     inputs = (x, *module.parameters())
 
     def call() -> None:
@@ -319,12 +322,12 @@ def forward_backward(module: nn.Module, x: Tensor) -> Call:
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Fit cost = c · length^p, for time and memory: p by name; none where there is one length only."""
-    found: dict[str, dict[str, float]] = {}
+    fitted: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = [row for row in rows if row["name"] == name]
         for mode in MODES:
             for what, unit in (("seconds", "time"), ("memory_bytes", "memory")):
                 points = [(row["length"], row[mode][what]) for row in mine if row[mode][what]]
                 if len({length for length, _ in points}) > 1:
-                    found.setdefault(name, {})[f"{mode} {unit}"] = exponent(points)
-    return found
+                    fitted.setdefault(name, {})[f"{mode} {unit}"] = exponent(points)
+    return fitted

@@ -90,7 +90,7 @@ class Attention(nn.Module, ABC):
     sets `out_dim`, the width of the context, and raises ValueError when it cannot take these widths.
     """
 
-    #: True for a mechanism that moves from where it looked before: it is called one query at a time, and its `forward`
+    #: True for a mechanism that moves from its last weights: it is called one query at a time, and its `forward`
     #: also takes `previous`, the weights that it returned at the last call, None at the first.
     recurrent: ClassVar[bool] = False
     #: True for a mechanism that goes by the place of a query among the queries (set in the constructor where that
@@ -129,7 +129,7 @@ class Attention(nn.Module, ABC):
         """Return the context and the weights, [B, H, Q, K], head by head.
 
         `mask` is True where a query may attend; with `causal=True` query i sees keys up to i, and Q = K. Both may be
-        given. A row that may attend nothing is zeros, never NaN. With `need_weights=False` the weights are None, and a
+        set. A row that may attend nothing is zeros, never NaN. With `need_weights=False` the weights are None, and a
         fused kernel may be used; the context is the same.
 
         Raises ValueError or TypeError in one line where the inputs do not fit together: `hide_masked` does.
@@ -246,12 +246,12 @@ class Prediction:
     Attributes:
         label: the answer.
         probability: of the answer, by the model.
-        looked: the weights of the text's words, one row for each query; None where attention has none to give.
+        attention: the weights of the text's words, one row for each query; None where attention has none to give.
     """
 
     label: str
     probability: float
-    looked: AttentionMap | None = None
+    attention: AttentionMap | None = None
 
 
 class Published(NamedTuple):

@@ -49,7 +49,7 @@ def test_scoring_functions_are_measured_by_themselves(cli, tmp_path):
     assert [row["name"] for row in rows] == ["textbook_additive", "dot", "additive"] * 2
 
 
-@pytest.mark.parametrize("word", ["weights=true", "attention.num_heads=2", "reference=torch_mha"])
+@pytest.mark.parametrize("word", ["weights=true", "causal=true", "attention.num_heads=2", "reference=torch_mha"])
 def test_what_only_an_attention_has_is_refused_where_scores_are_measured_alone(cli, word):
     said = cli("bench", *TINY, "attention=null", word)
     assert (said.code, said.err.count("\n")) == (2, 1)
@@ -115,6 +115,17 @@ def test_the_textbook_form_and_ours_are_the_same_function():
     alone, score = dict(contenders(Registry.load(), config, {"attention": {}, "scoring": {}}, [])).values()
     score.score.load_state_dict(alone.state_dict())
     torch.testing.assert_close(score(x), alone(x))
+
+
+def test_causal_is_causal_in_ours_and_in_the_references():
+    torch.manual_seed(0)
+    words = ("attention=soft,location_aware", "scoring=additive", "reference=torch_mha,torch_sdpa,textbook_additive")
+    config, options = read([*words, "dim=8", "causal=true"])
+    x = torch.randn(2, 5, 8)
+    later = torch.cat([x[:, :3], torch.randn(2, 2, 8)], dim=1)
+    for name, module in contenders(Registry.load(), config, options, words):
+        torch.testing.assert_close(module(later)[:, :3], module(x)[:, :3], msg=name)
+        assert not torch.allclose(module(later)[:, 3:], module(x)[:, 3:]), name
 
 
 def test_the_exponent_is_the_power_of_the_length():

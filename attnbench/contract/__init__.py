@@ -55,15 +55,15 @@ def named(registry: Registry, names: Iterable[str]) -> list[Component]:
         UsageError: there is none of that name.
     """
     everything = [component for kind in LAWS for component in registry.of(kind)]
-    found: list[Component] = []
+    components: list[Component] = []
     for name in names:
         kind, equals, word = name.rpartition("=")
         matching = [c for c in everything if c.name == word and (not equals or c.kind == kind)]
         if not matching:
             known = (f"{c.kind}={c.name}" if equals else c.name for c in everything)
             raise UsageError(f"{name}: no such component; {nearest(name, known)}")
-        found += matching
-    return found or everything
+        components += matching
+    return components or everything
 
 
 def written_in(registry: Registry, file: Path) -> list[Component]:
@@ -85,14 +85,14 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
     for source in registry.disabled:
         if source.path is not None and same(source.path):
             raise UsageError(f"{file}: ATTNBENCH_DISABLE keeps plugin '{source.name}' out")
-    found = [
+    components = [
         component
         for component in registry.components.values()
         if same(component.origin) or Path(inspect.getfile(component.cls)).resolve().is_relative_to(file.resolve())
     ]
-    if not found:
+    if not components:
         raise UsageError(f"{file}: it brings no component; `list` says which there are, from where, and what failed")
-    return found
+    return components
 
 
 def check(

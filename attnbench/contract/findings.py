@@ -35,23 +35,23 @@ class Finding:
         return f"{self.detail} ({self.where})" if self.where and self.where not in self.detail else self.detail
 
 
-def show_laws(found: Mapping[str, list[Finding]], says: Mapping[str, str]) -> None:
+def show_laws(results: Mapping[str, list[Finding]], says: Mapping[str, str]) -> None:
     """Print a table of laws by components, what a lone component's laws say, and every reason.
 
     Args:
-        found: findings by component, "attention=soft".
+        results: findings by component, "attention=soft".
         says: what each law says, by its name.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
-    if len(found) == 1:
-        [(component, findings)] = found.items()
+    if len(results) == 1:
+        [(component, findings)] = results.items()
         _one(console, component, findings, says)
     else:
-        for kind in dict.fromkeys(component.partition("=")[0] for component in found):
-            _many(console, {c: f for c, f in found.items() if c.startswith(f"{kind}=")})
-        for component, findings in found.items():
+        for kind in dict.fromkeys(component.partition("=")[0] for component in results):
+            _many(console, {c: f for c, f in results.items() if c.startswith(f"{kind}=")})
+        for component, findings in results.items():
             laws: dict[tuple[Status, str], list[str]] = {}  # what has one reason is one line
             for finding in findings:
                 if finding.status != "passed":
@@ -59,14 +59,14 @@ def show_laws(found: Mapping[str, list[Finding]], says: Mapping[str, str]) -> No
             for (status, detail), names in laws.items():
                 line = f"{status} {component} {', '.join(names)}: {detail}"
                 console.print(line, markup=False, soft_wrap=True, style="red" if status == "broken" else "")
-    total = Counter(finding.status for findings in found.values() for finding in findings)
+    total = Counter(finding.status for findings in results.values() for finding in findings)
     counts = ", ".join(f"{total[status]} {status}" for status in CELLS if total[status] or status == "broken")
-    console.print(f"{len(found)} component{'s' * (len(found) != 1)}: {counts}")
+    console.print(f"{len(results)} component{'s' * (len(results) != 1)}: {counts}")
 
 
 def _one(console: Console, component: str, findings: list[Finding], says: Mapping[str, str]) -> None:
     table = Table(box=None, pad_edge=False, title=component, title_justify="left")
-    for heading in ("law", "", "what it says, and what was found"):
+    for heading in ("law", "", "what it says, and what came of it"):
         table.add_column(heading)
     for finding in findings:
         text = f"[dim]{escape(says[finding.law])}[/dim]"
@@ -76,11 +76,11 @@ def _one(console: Console, component: str, findings: list[Finding], says: Mappin
     console.print(table)
 
 
-def _many(console: Console, found: Mapping[str, list[Finding]]) -> None:
-    wide = 2 + max(len(component.partition("=")[2]) for component in found)
+def _many(console: Console, results: Mapping[str, list[Finding]]) -> None:
+    wide = 2 + max(len(component.partition("=")[2]) for component in results)
     fit = max(1, (console.width - LABEL) // max(wide, 9))
-    for start in range(0, len(found), fit):
-        part = dict(list(found.items())[start : start + fit])
+    for start in range(0, len(results), fit):
+        part = dict(list(results.items())[start : start + fit])
         table = Table(box=None, pad_edge=False)
         table.add_column("law", min_width=LABEL)
         for component in part:

@@ -83,7 +83,7 @@ class WeightlessAttention(Attention):
 
 
 class Recalling(Attention):
-    """A recurrent attention, to fill the slot of a host that is stepwise: it looks away from where it looked."""
+    """A recurrent attention, to fill the slot of a host that is stepwise: it moves away from its last weights."""
 
     recurrent = True
 
@@ -226,7 +226,7 @@ class Subject:
         return task
 
     def construct(self, widths: Widths, score: MakeScore | None = None) -> Attention:
-        """Make the module, with bilinear scores unless others are given."""
+        """Make the module, with bilinear scores unless told others."""
         kind: Any = self.cls
         used = self.component.cls if self.component.kind == "scoring" else score or BilinearScore
         module: Attention = kind(*widths, used) if takes_score(kind) else kind(*widths)

@@ -42,9 +42,9 @@ def nothing(subject: Subject) -> None:
         if masked:
             inputs = replace(inputs, mask=torch.ones(B, 1, K, dtype=torch.bool, device=subject.device))
         for causal in (False, True) if Q == K and not subject.cls.recurrent else (False,):
-            given = replace(inputs, causal=causal)
+            call = replace(inputs, causal=causal)
             with trying(f"B={B} Q={Q} K={K} mask={'padding' if masked else 'none'} {causal=} need_weights={need}"):
-                context, weights = subject.attend(module, given, need)
+                context, weights = subject.attend(module, call, need)
                 wanted = [B, Q, module.out_dim]
                 require(list(context.shape) == wanted, f"the context is {list(context.shape)}, not {wanted}")
                 require(bool((context == 0).all()), "the context of no keys is not 0")
@@ -52,7 +52,7 @@ def nothing(subject: Subject) -> None:
                     require([*weights.shape[:1], *weights.shape[2:]] == [B, Q, K], f"weights {list(weights.shape)}")
                     penalty = module.penalty(weights)
                     finite([] if penalty is None else [penalty], "the penalty")
-                finite(derivatives(subject, module, given, need), "a gradient")
+                finite(derivatives(subject, module, call, need), "a gradient")
 
 
 def masked_keys(subject: Subject) -> None:

@@ -49,11 +49,11 @@ def _fields(batch: Any) -> list[Tensor]:
 
 def _keys(data: Any, size: int) -> list[bytes]:
     """Return each of the first `size` examples of a split as bytes, without the zeros that pad it."""
-    found: list[bytes] = []
+    keys: list[bytes] = []
     for start in range(0, size, 1000):
         fields = [f.numpy() for f in _fields(data[list(range(start, min(start + 1000, size)))])]
-        found += [b"|".join(f[i].tobytes().rstrip(b"\0") for f in fields) for i in range(len(fields[0]))]
-    return found
+        keys += [b"|".join(f[i].tobytes().rstrip(b"\0") for f in fields) for i in range(len(fields[0]))]
+    return keys
 
 
 def splits(subject: Subject) -> str | None:
@@ -95,11 +95,11 @@ def metrics(subject: Subject) -> None:
     """The primary metric exists; metrics are finite, within their bounds, and the primary not beyond the goal."""
     task = subject.task
     with torch.no_grad():
-        found = task.metrics()
-        require(task.primary in found, f"primary '{task.primary}' is not among the metrics: {', '.join(found)}")
-        loss = task.evaluate(_host(task).eval(), _batch(task, "val", 8), found)
+        metrics = task.metrics()
+        require(task.primary in metrics, f"primary '{task.primary}' is not among the metrics: {', '.join(metrics)}")
+        loss = task.evaluate(_host(task).eval(), _batch(task, "val", 8), metrics)
         finite([loss], "the loss")
-        for name, metric in found.items():
+        for name, metric in metrics.items():
             computed = metric.compute()
             if not isinstance(computed, Tensor) or computed.dim() > 0:
                 require(name != task.primary, f"the primary metric {name} is not a single number")
@@ -118,11 +118,11 @@ def maps(subject: Subject) -> str | None:
     """Each map has a label for each row and column, and weights that are a distribution over the keys."""
     task = subject.task
     with torch.no_grad():
-        found = task.maps(_host(task).eval(), _batch(task, "val", 3))
-        for number, drawn in enumerate(found):
+        maps = task.maps(_host(task).eval(), _batch(task, "val", 3))
+        for number, drawn in enumerate(maps):
             with trying(f"map {number}"):
                 _map(drawn)
-        return None if found else "it draws no maps"
+        return None if maps else "it draws no maps"
 
 
 def _map(drawn: AttentionMap) -> None:
@@ -148,9 +148,9 @@ def slots(subject: Subject) -> None:
             finite([task.loss(model, batch)], "the loss")
             with torch.no_grad():
                 task.evaluate(model.eval(), batch, task.metrics())
-                found = task.maps(model, batch)
-            require(not (kind is WeightlessAttention and found), "it draws maps of weights that are not there")
-            for drawn in found:
+                maps = task.maps(model, batch)
+            require(not (kind is WeightlessAttention and maps), "it draws maps of weights that are not there")
+            for drawn in maps:
                 _map(drawn)
 
 

@@ -51,10 +51,10 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
     """Print the answer, and the words shaded by their weights, the mean over heads; then those with the most."""
     console = console or Console(highlight=False)
     console.print(f"{prediction.label}  {prediction.probability:.3f}")
-    if prediction.looked is None:
+    if prediction.attention is None:
         return
-    weights = prediction.looked.weights.detach().float().mean(dim=(0, 1)).tolist()
-    words = prediction.looked.columns
+    weights = prediction.attention.weights.detach().float().mean(dim=(0, 1)).tolist()
+    words = prediction.attention.columns
     most = max(*weights, 1e-12)
     text = Text()
     for word, weight in zip(words, weights, strict=True):
@@ -70,5 +70,5 @@ def draw(prediction: Prediction, path: Path) -> None:
     """Write the picture of the words' weights, head by head."""
     from attnbench.reports.attention import draw as drawn
 
-    assert prediction.looked is not None
-    drawn(prediction.looked).savefig(path)
+    assert prediction.attention is not None
+    drawn(prediction.attention).savefig(path)

@@ -62,7 +62,7 @@ class LinearAttention(Attention):
 
 
 def positive(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:
-    """Give φ(x) = elu(x) + 1, as e^x below 0 and x + 1 above: elu(x) + 1 rounds to 0 already at x = -17."""
+    """Return φ(x) = elu(x) + 1, as e^x below 0 and x + 1 above: elu(x) + 1 rounds to 0 already at x = -17."""
     return torch.exp(x.clamp(max=0.0)) + x.clamp(min=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Location-aware attention: it knows where it looked before."""
+"""Location-aware attention: it moves from its last weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LocationAware(Attention):
         kernel_size: how many keys a filter spans; odd (the paper: 201 frames of speech).
 
     Raises ValueError when a size is not positive or kernel_size is even; and when called with several queries, for
-    where it looks depends on where it looked: hand it one query, and as `previous` the weights it gave last.
+    where it looks depends on where it looked: hand it one query, and as `previous` the weights it returned last.
     """
 
     recurrent = True

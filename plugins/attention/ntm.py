@@ -40,7 +40,7 @@ class NTM(Attention):
         shift_bias: what b gives the step to the next key at the start; a positive one walks on.
 
     Raises ValueError when max_shift is negative; and when called with several queries, for where it looks depends on
-    where it looked: hand it one query, and as `previous` the weights that it gave last.
+    where it looked: hand it one query, and as `previous` the weights that it returned last.
     """
 
     recurrent = True
@@ -113,7 +113,7 @@ class NTM(Attention):
 
 
 def first(key: Float[Tensor, "B K Dk"], mask: Bool[Tensor, "B 1 K"] | None) -> Float[Tensor, "B 1 K"]:
-    """Give the weights that lie on the first key there is."""
+    """Return the weights that lie on the first key there is."""
     allowed = key.new_ones(key.shape[0], 1, key.shape[1]) if mask is None else mask.to(key.dtype)
     return allowed * (allowed.cumsum(dim=-1) == 1)
 
@@ -138,7 +138,7 @@ def shift(
 def sharpen(
     shifted: Float[Tensor, "B 1 K"], gamma: Float[Tensor, "B 1 1"], mask: Bool[Tensor, "B 1 K"] | None = None
 ) -> Float[Tensor, "B 1 K"]:
-    """Give shifted^γ / Σ shifted^γ, as the softmax of γ log shifted: no γ brings the sum to 0."""
+    """Return shifted^γ / Σ shifted^γ, as the softmax of γ log shifted: no γ brings the sum to 0."""
     wide = shifted if shifted.dtype == torch.float64 else shifted.float()  # half precision does not know NOTHING
     return masked_softmax(gamma * (wide + NOTHING).log(), mask).to(shifted.dtype)
 

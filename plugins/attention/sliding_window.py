@@ -30,9 +30,8 @@ class SlidingWindow(Attention):
     context = weights · value
 
     Queries are taken in blocks, and a block is scored against the keys that one of it may see: the cost is linear in
-    the length, unless weights are asked for. The window meets the mask that is given: with a causal one, a query sees
-    itself and `window` keys behind it. A query further than `window` behind the last key sees nothing, and is given
-    zeros.
+    the length, with causal=True too, unless weights are asked for. With causal=True a query sees itself and `window`
+    keys behind it. A query further than `window` behind the last key sees nothing, and gets zeros.
 
     Args:
         query_dim: Dq, the width of a query.

@@ -16,7 +16,7 @@ class Structured(Attention):
     context = A · value, the r rows side by side
     penalty = coefficient · |A Aᵀ - I|²: hops that look at the same place cost; none by default
 
-    What is asked does not matter: each query is given the same context, unless the mask differs between queries. The
+    What is asked does not matter: each query gets the same context, unless the mask differs between queries. The
     hops stand where other mechanisms have heads.
 
     Args:

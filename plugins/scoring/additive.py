@@ -72,12 +72,12 @@ TILE_KEYS = 512
 
 
 def plain(a: Tensor, b: Tensor) -> Tensor:
-    """Give u with one exponential per pair, which is right for any input."""
+    """Return u with one exponential per pair, which is right for any input."""
     return torch.sigmoid((-2 * a).unsqueeze(-2) + (-2 * b).unsqueeze(-3))
 
 
 def factored(a: Tensor, b: Tensor) -> Tensor:
-    """Give u with exponentials per token, which is right where `in_range` says so."""
+    """Return u with exponentials per token, which is right where `in_range` says so."""
     x, y = (-2 * a).exp().unsqueeze(-2), (2 * b).exp().unsqueeze(-3)
     return x / (x + y)
 
@@ -96,7 +96,7 @@ def sums_of(u: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 def gradients_of(
     u_of: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, v: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients to a, b and v, in two passes over the pairs: a compiler fuses the sums over one dimension."""
+    """Return the gradients to a, b and v, in two passes over the pairs: a compiler fuses sums over one dimension."""
     to_a, total = sums_of(u_of(a, b), grad)
     to_b, _ = sums_of(u_of(b, a), grad.transpose(1, 2))
     return 4 * v * to_a, 4 * v * to_b, grad.sum() - 2 * total.sum((0, 1))
@@ -118,7 +118,7 @@ def either(compute: Callable[..., Any], a: Tensor, b: Tensor, *others: Tensor) -
     """
     if a.device.type != "cpu":
         return compute(plain, a, b, *others)
-    branches = (lambda *given: compute(factored, *given)), (lambda *given: compute(plain, *given))
+    branches = (lambda *args: compute(factored, *args)), (lambda *args: compute(plain, *args))
     return torch.cond(in_range(a, b), *branches, (a, b, *others))
 
 
@@ -166,7 +166,7 @@ class Scores(torch.autograd.Function):
 
 
 def tiles(factored: bool, x: Tensor, y: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut [D, N, Q, K] into tiles; give u there, to be written over, and the same part of each other tensor.
+    """Cut [D, N, Q, K] into tiles; yield u there, to be written over, and the same part of each other tensor.
 
     Keys lie side by side, not the D numbers of a pair: what is one number for a query, or the same for all D, is
     then fetched once for a whole row of keys.

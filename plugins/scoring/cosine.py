@@ -56,12 +56,12 @@ class Cosine(ScoringFunction):
 
 
 def unit(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N D"]:
-    """Give vectors of length 1; one shorter than the rounding of its type stays short."""
+    """Return vectors of length 1; one shorter than the rounding of its type stays short."""
     return x / length(x)
 
 
 def length(x: Float[Tensor, "*batch N D"]) -> Float[Tensor, "*batch N 1"]:
-    """Give the vectors' lengths, at least the rounding of their type."""
+    """Return the vectors' lengths, at least the rounding of their type."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.clamp(min=torch.finfo(x.dtype).eps)
 

@@ -52,7 +52,7 @@ class Gaussian(ScoringFunction):
         return self.precision() * q, k
 
     def precision(self) -> Float[Tensor, ""]:
-        """Give 1/σ²."""
+        """Return 1/σ²."""
         return torch.exp(-2 * self.log_bandwidth)
 
 

@@ -93,7 +93,7 @@ def test_a_prediction_is_shaded_by_the_mean_over_all_queries(prepare, monkeypatc
     monkeypatch.setattr(module, "SHOWN", 1)
     task = prepare(pooling="mean")
     model = task.model(make_attention("sliding_window", "dot", window=0)).eval()
-    shaded = task.predict(model, "a film").looked
+    shaded = task.predict(model, "a film").attention
     torch.testing.assert_close(shaded.weights, torch.full((1, 1, 3), 1 / 3))
 
 
