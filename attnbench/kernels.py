@@ -60,7 +60,11 @@ def attend(
 def _factor(
     score: ScoringFunction | None, query: Tensor, key: Tensor, places: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor] | None:
-    return (query, key) if score is None else score.factor(query, key, *places)
+    if score is None:
+        return query, key
+    if type(score).factor is ScoringFunction.factor:  # which takes no places
+        return None
+    return score.factor(query, key, *places)
 
 
 def _product(query: Tensor, key: Tensor) -> Tensor:

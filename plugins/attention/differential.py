@@ -1,0 +1,108 @@
+"""The Differential Transformer: one map of attention less another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from attnbench import Attention, MakeScore, Register, attend, hide_masked, hookimpl
+from attnbench.heads import head_width, merge_heads, split_heads
+
+
+class Differential(Attention):
+    """What two softmax maps have in common, noise, cancels (Ye et al. 2024, arXiv:2410.05258).
+
+    weights = softmax(score(q1, k1)) - λ softmax(score(q2, k2)),   q1, q2, k1, k2: projections as wide as D = E / 2H
+    λ = exp(λq1 · λk1) - exp(λq2 · λk2) + lambda_init,             λq1, ...: learned vectors of D, of all heads
+    context = Wo [(1 - lambda_init) RMSNorm(weights · v) of each head],   v: as wide as 2D
+
+    Rows of `weights` sum to 1 - λ and may be negative; `signed` says so. The paper's lambda_init rises with the depth,
+    0.8 - 0.6 exp(-0.3 (layer - 1)); a module does not know its layer, so that it is an option here, and 0.8 the
+    constant that the paper tried beside it. λq1, ... begin as in the authors' code, normal with deviation 0.1.
+
+    Args:
+        query_dim: Dq, the width of a query.
+        key_dim: Dk, the width of a key.
+        value_dim: Dv, the width of a value.
+        score: makes the scoring function, for the width D; one serves both maps of all heads.
+        num_heads: H; 2H divides embed_dim.
+        embed_dim: E, the width of the context; null takes the query's.
+        lambda_init: how much of the second map is taken away at first.
+
+    Raises ValueError when 2 num_heads does not divide embed_dim. State: 2 E numbers a token.
+    """
+
+    signed = True
+    excused: ClassVar[Mapping[str, str]] = {
+        "mixing": "each head's weights · v is normalised before the output projection"
+    }
+
+    def __init__(
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        score: MakeScore,
+        *,
+        num_heads: int = 2,
+        embed_dim: int | None = None,
+        lambda_init: float = 0.8,
+    ) -> None:
+        super().__init__()
+        self.widths = query_dim, key_dim, value_dim
+        self.out_dim = query_dim if embed_dim is None else embed_dim
+        if self.out_dim % 2:
+            raise ValueError(f"embed_dim is even, two maps a head, not {self.out_dim}; try {self.out_dim + 1}")
+        width = head_width(self.out_dim // 2, num_heads)
+        self.num_heads, self.lambda_init = num_heads, lambda_init
+        self.score = score(width, width)
+        self.positional = self.score.positional
+        self.q_proj = nn.Linear(query_dim, self.out_dim, bias=False)
+        self.k_proj = nn.Linear(key_dim, self.out_dim, bias=False)
+        self.v_proj = nn.Linear(value_dim, self.out_dim, bias=False)
+        self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=False)
+        self.lambdas = nn.Parameter(0.1 * torch.randn(4, width))
+        self.norm = nn.Parameter(torch.ones(2 * width))
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        causal: bool = False,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
+        """Attend twice, and take the difference."""
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        q = split_heads(self.q_proj(query), 2 * self.num_heads)  # of head h: q1 at 2h, q2 at 2h + 1
+        k = split_heads(self.k_proj(key), 2 * self.num_heads)
+        v = split_heads(self.v_proj(value), self.num_heads).repeat_interleave(2, dim=1)
+        allowed = None if mask is None else mask.unsqueeze(1)
+        both, maps = attend(self.score, q, k, v, allowed, causal=causal, need_weights=need_weights)
+        share = self.share()
+        heads = both[:, ::2] - share * both[:, 1::2]
+        weights = None if maps is None else maps[:, ::2] - share * maps[:, 1::2]
+        normed = self.norm * F.rms_norm(heads, heads.shape[-1:], eps=1e-5)
+        return self.out_proj((1 - self.lambda_init) * merge_heads(normed)), weights
+
+    def share(self) -> Float[Tensor, ""]:
+        """Return λ."""
+        q1, k1, q2, k2 = self.lambdas
+        return torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + self.lambda_init
+
+    def state_size(self, length: int) -> int:
+        """Return the numbers of `length` keys and values."""
+        return length * sum(self.widths[1:])
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    """Contribute `differential`."""
+    register("differential", Differential)
