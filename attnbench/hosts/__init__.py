@@ -1,6 +1,7 @@
 """Models with a slot for attention, which tasks share."""
 
 from attnbench.hosts.attend import Unrolled, attend, attend_next
-from attnbench.hosts.transformer import Transformer
+from attnbench.hosts.encoder_decoder import Cell, Decoded, EncoderDecoder
+from attnbench.hosts.transformer import Positions, Transformer
 
-__all__ = ["Transformer", "Unrolled", "attend", "attend_next"]
+__all__ = ["Cell", "Decoded", "EncoderDecoder", "Positions", "Transformer", "Unrolled", "attend", "attend_next"]

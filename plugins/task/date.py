@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from attnbench import AttentionMap, MakeAttention, Register, Split, Task, UsageError, hookimpl
+from attnbench import AttentionMap, MakeAttention, Prediction, Register, Split, Task, UsageError, hookimpl
+from attnbench.hosts import Cell, EncoderDecoder
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -140,79 +141,6 @@ def _parse(line: str, where: str) -> tuple[str, str]:
     return source, target
 
 
-class Host(nn.Module):
-    """Encoder, attention slot, decoder.
-
-    states  = bidirectional GRU over the source                              [B, S, 2h]
-    queries = GRU over the target so far, begun from the encoder's last      [B, T, 2h]
-    logits  = linear([context; query]), context = attention(queries, states, states)
-    """
-
-    def __init__(self, make_attention: MakeAttention, embed_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        width = 2 * hidden_dim
-        self.embed = nn.Embedding(VOCABULARY, embed_dim, padding_idx=PAD)
-        self.encoder = nn.GRU(embed_dim, hidden_dim, batch_first=True, bidirectional=True)
-        self.decoder = nn.GRU(embed_dim, width, batch_first=True)
-        self.attention = make_attention(width, width, width)
-        self.out = nn.Linear(self.attention.out_dim + width, VOCABULARY)
-
-    def encode(self, source: Int[Tensor, "B S"]) -> tuple[Float[Tensor, "B S W"], Float[Tensor, "1 B W"]]:
-        """Read the source; padding is not read."""
-        lengths = (source != PAD).sum(dim=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(self.embed(source), lengths, batch_first=True, enforce_sorted=False)
-        states, last = self.encoder(packed)
-        padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
-        return padded, torch.cat([last[0], last[1]], dim=-1).unsqueeze(0)
-
-    def attend(
-        self, queries: Tensor, states: Tensor, mask: Tensor, previous: Tensor | None, need_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Look at the states, all queries at once, or one after the other for a recurrent mechanism."""
-        if not self.attention.recurrent:
-            return self.attention(queries, states, states, mask, need_weights=need_weights)
-        contexts, weights = [], []
-        for query in torch.split(queries, 1, dim=1):
-            context, previous = self.attention(query, states, states, mask, previous=previous)
-            assert previous is not None  # a recurrent mechanism moves from its weights, so that it has them
-            contexts.append(context)
-            weights.append(previous)
-        return torch.cat(contexts, dim=1), torch.cat(weights, dim=2)
-
-    def forward(self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Teacher forcing: give the logits of each target character, knowing those before it."""
-        states, last = self.encode(source)
-        start = torch.full_like(target[:, :1], START)
-        queries, _ = self.decoder(self.embed(torch.cat([start, target[:, :-1]], dim=1)), last)
-        context, _ = self.attend(queries, states, self.mask(source), None, need_weights=False)
-        logits: Tensor = self.out(torch.cat([context, queries], dim=-1))
-        return logits
-
-    def greedy(self, source: Int[Tensor, "B S"]) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B H T S"] | None]:
-        """Decode one character after the other, the likeliest each time; and the weights it looked with, if any."""
-        states, hidden = self.encode(source)
-        mask = self.mask(source)
-        character = torch.full_like(source[:, :1], START)
-        previous: Tensor | None = None
-        so_far = states[:, :0]
-        written, looked = [], []
-        for _ in range(TARGET_LENGTH):
-            query, hidden = self.decoder(self.embed(character), hidden)
-            so_far = torch.cat([so_far, query], dim=1) if self.attention.positional else query
-            contexts, weights = self.attend(so_far, states, mask, previous, need_weights=self.attention.has_weights)
-            if weights is not None:
-                previous = weights[:, :, -1:]
-                looked.append(previous)
-            character = self.out(torch.cat([contexts[:, -1:], query], dim=-1)).argmax(dim=-1)
-            written.append(character)
-        return torch.cat(written, dim=1), torch.cat(looked, dim=2) if looked else None
-
-    @staticmethod
-    def mask(source: Int[Tensor, "B S"]) -> Bool[Tensor, "B 1 S"]:
-        """True where a character stands."""
-        return (source != PAD).unsqueeze(1)
-
-
 class DateConversion(Task):
     """Date conversion: `Sep 27, 1994` in, `1994-09-27` out, character by character.
 
@@ -227,6 +155,7 @@ class DateConversion(Task):
         data_seed: draws and splits the lines; apart from the run's seed, so that seeds share their data.
         embed_dim: the width of a character's embedding.
         hidden_dim: the encoder's width in each direction; the decoder is twice as wide.
+        cell: gru or lstm, of encoder and decoder.
     """
 
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -246,6 +175,7 @@ class DateConversion(Task):
         data_seed: int = 0,
         embed_dim: int = 32,
         hidden_dim: int = 32,
+        cell: Cell = "gru",
     ) -> None:
         if min(test_share, val_share) < 0 or test_share + val_share > 1:
             raise ValueError(
@@ -257,7 +187,7 @@ class DateConversion(Task):
             "test": test_share,
         }
         self.lines, self.file, self.data_seed = lines, file, data_seed
-        self.embed_dim, self.hidden_dim = embed_dim, hidden_dim
+        self.embed_dim, self.hidden_dim, self.cell = embed_dim, hidden_dim, cell
 
     def prepare(self) -> None:
         """Draw or read the lines, and share them out by string."""
@@ -296,7 +226,15 @@ class DateConversion(Task):
 
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the encoder-decoder."""
-        return Host(make_attention, self.embed_dim, self.hidden_dim)
+        return EncoderDecoder(
+            make_attention,
+            VOCABULARY,
+            embed_dim=self.embed_dim,
+            hidden_dim=self.hidden_dim,
+            cell=self.cell,
+            pad=PAD,
+            start=START,
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy of each character, knowing those before it (nats)."""
@@ -311,8 +249,8 @@ class DateConversion(Task):
 
     def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
         """Decode greedily and compare."""
-        assert isinstance(model, Host)
-        right = model.greedy(batch.source)[0] == batch.target
+        assert isinstance(model, EncoderDecoder)
+        right = model.greedy(batch.source, TARGET_LENGTH).tokens == batch.target
         metrics["exact_match"].update(right.all(dim=1).float())
         metrics["character_accuracy"].update(right.float())
         return self.loss(model, batch)
@@ -322,11 +260,11 @@ class DateConversion(Task):
 
         There are none where attention has no weights.
         """
-        assert isinstance(model, Host)
-        written, weights = model.greedy(batch.source)
+        assert isinstance(model, EncoderDecoder)
+        written, weights = model.greedy(batch.source, TARGET_LENGTH, need_weights=True)
         if weights is None:
             return []
-        allowed = model.mask(batch.source).expand(-1, TARGET_LENGTH, -1)
+        allowed = (batch.source != PAD).unsqueeze(1).expand(-1, TARGET_LENGTH, -1)
         return [
             AttentionMap(
                 weights[i],
@@ -341,9 +279,24 @@ class DateConversion(Task):
 
     def texts(self, model: nn.Module, batch: Batch) -> list[str]:
         """Source, what was written, and what was right if that differs."""
-        assert isinstance(model, Host)
-        written, _ = model.greedy(batch.source)
+        assert isinstance(model, EncoderDecoder)
+        written, _ = model.greedy(batch.source, TARGET_LENGTH)
         return [_title(batch, written, i) for i in range(len(written))]
+
+    def predict(self, model: nn.Module, text: str) -> Prediction:
+        """Convert one date, written in any of the four forms."""
+        assert isinstance(model, EncoderDecoder)
+        text = text.strip()
+        if unknown := sorted(set(text) - set(CHARACTERS)):
+            raise UsageError(f"predict: unknown character {unknown[0]!r}; letters, digits, space and ,/- are known")
+        source = torch.tensor([encode(text, len(text))], device=model.embed.weight.device)
+        written, weights = model.greedy(source, TARGET_LENGTH, need_weights=True)
+        answer = decode(written[0])
+        of_each = model(source, written).softmax(dim=-1).gather(-1, written.unsqueeze(-1))
+        seen = (
+            None if weights is None else AttentionMap(weights[0], list(answer), list(text), title=f"{text} → {answer}")
+        )
+        return Prediction(answer, float(of_each.prod()), seen)
 
 
 def _title(batch: Batch, written: Tensor, i: int) -> str:

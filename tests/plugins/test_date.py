@@ -8,6 +8,7 @@ import torch
 from attnbench.plugins.task.date import PAD, DateConversion, drawn, written
 
 import attnbench
+from attnbench.hosts import Decoded
 
 DAY = datetime.date(1997, 9, 8)
 
@@ -129,23 +130,24 @@ def test_padding_a_source_further_does_not_change_what_is_written(task):
     model = task.model(make_attention())
     source = task.data("train")[list(range(4))].source
     wider = torch.nn.functional.pad(source, (0, 5))
-    torch.testing.assert_close(model.greedy(source)[1], model.greedy(wider)[1][..., : source.shape[1]])
+    narrow, broad = (model.greedy(each, 10, need_weights=True).weights for each in (source, wider))
+    torch.testing.assert_close(narrow, broad[..., : source.shape[1]])
 
 
 def test_greedy_decoding_continues_what_teacher_forcing_would_say(task):
     torch.manual_seed(0)
     model = task.model(make_attention("multihead", "scaled_dot"))
     source = task.data("train")[list(range(4))].source
-    decoded, _ = model.greedy(source)
+    decoded = model.greedy(source, 10).tokens
     assert torch.equal(model(source, decoded).argmax(-1), decoded)
 
 
 def test_exact_match_counts_whole_dates_and_the_other_metric_characters(task):
     class Oracle(type(task.model(make_attention()))):
-        def greedy(self, source):
+        def greedy(self, source, length):
             answer = batch.target.clone()
             answer[0, 0] += 1
-            return answer, torch.zeros(())
+            return Decoded(answer, None)
 
     model = task.model(make_attention())
     model.__class__ = Oracle
@@ -168,3 +170,20 @@ def test_maps_have_a_label_for_each_row_and_column(task):
 def test_shares_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match=r"test_share=0\.9 and val_share=0\.2"):
         DateConversion(test_share=0.9, val_share=0.2)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_typed_date_is_answered_with_where_was_looked(task, cell):
+    torch.manual_seed(0)
+    model = DateConversion(cell=cell).model(make_attention())
+    with torch.no_grad():
+        answer = task.predict(model, " SATURDAY, FEBRUARY 7, 1970\n")
+    assert len(answer.label) == 10
+    assert 0 < answer.probability < 1
+    assert answer.looked.weights.shape == (1, 10, 26)
+    assert "".join(answer.looked.columns) == "SATURDAY, FEBRUARY 7, 1970"
+
+
+def test_a_character_that_no_date_has_is_refused(task):
+    with pytest.raises(attnbench.UsageError, match="predict: unknown character '°'"):
+        task.predict(task.model(make_attention()), "7° 1970")

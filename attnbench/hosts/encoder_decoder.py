@@ -1,0 +1,180 @@
+"""The recurrent encoder-decoder with a slot: what is read, what is written, and attention between them."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from attnbench.hosts.attend import Unrolled, attend, attend_next
+from attnbench.interfaces import MakeAttention
+
+Cell = Literal["gru", "lstm"]
+CELLS: dict[Cell, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+Hidden = Tensor | tuple[Tensor, Tensor]  # [1, B, W]; of an LSTM h and c
+
+
+class Encoded(NamedTuple):
+    """What a source has become.
+
+    Attributes:
+        states: [B, S, W], the keys and values.
+        mask: [B, 1, S], True where something stands; None where it does everywhere.
+        hidden: what the decoder begins with.
+    """
+
+    states: Tensor
+    mask: Tensor | None
+    hidden: Hidden
+
+
+class Decoded(NamedTuple):
+    """What was written for a source.
+
+    Attributes:
+        tokens: [B, T], padding behind an end symbol.
+        weights: [B, H, T, S], where was looked at each step; None where nobody asked, or the mechanism has none.
+    """
+
+    tokens: Tensor
+    weights: Tensor | None
+
+
+class EncoderDecoder(nn.Module):
+    """Encoder, attention slot, decoder (Bahdanau, Cho, Bengio 2014, arXiv:1409.0473; here the state asks as it is new).
+
+        source [B, S]                                      start, target up to t [B, T]
+          │ embed                                            │ embed
+          ▼                                                  ▼
+        bidirectional cell ── last states, joined ──────▶  cell
+          │                                                  │
+          ▼ states [B, S, 2h]: keys and values               ▼ queries [B, T, 2h]
+          └────────────────▶ attention(queries, states, states, mask)
+                                       │ context               │
+                                       ▼                       ▼
+                                logits [B, T, V] = out([context; query])
+
+    Source states may also be given, [B, S, states_dim], in place of tokens: of an image, say. The decoder then begins
+    with tanh(W mean of the states), as in "Show, Attend and Tell" (Xu et al. 2015, arXiv:1502.03044).
+
+    Differs from the paper: the query is the decoder's state of this step and not of the last (as Luong et al. 2015,
+    arXiv:1508.04025, have it), so that all queries of a known target are asked at once; the context goes into the
+    output alone, which has no hidden layer.
+
+    Args:
+        make_attention: fills the slot.
+        vocabulary: V, the tokens that can be written.
+        embed_dim: the width of a token's embedding.
+        hidden_dim: h, the encoder's width in each direction; the decoder is twice as wide.
+        cell: gru or lstm, of encoder and decoder.
+        source_vocabulary: the tokens that can be read; None where they are those that are written, and embedded alike.
+        states_dim: the width of source states that are given: there is no encoder then.
+        pad: the token behind the end of a source or target; it is not read.
+        start: the token that a target begins after.
+        end: the token after which nothing is written any more; None where targets are of one length.
+
+    Raises ValueError when a size is not positive, or both source_vocabulary and states_dim are given.
+    """
+
+    def __init__(
+        self,
+        make_attention: MakeAttention,
+        vocabulary: int,
+        *,
+        embed_dim: int,
+        hidden_dim: int,
+        cell: Cell = "gru",
+        source_vocabulary: int | None = None,
+        states_dim: int | None = None,
+        pad: int = 0,
+        start: int = 1,
+        end: int | None = None,
+    ) -> None:
+        super().__init__()
+        if min(embed_dim, hidden_dim) < 1:
+            raise ValueError(f"embed_dim={embed_dim} and hidden_dim={hidden_dim} are at least 1")
+        if source_vocabulary is not None and states_dim is not None:
+            raise ValueError("a source is tokens (source_vocabulary) or states (states_dim), not both")
+        self.pad, self.start, self.end = pad, start, end
+        width, make_cell = 2 * hidden_dim, CELLS[cell]
+        self.embed = nn.Embedding(vocabulary, embed_dim, padding_idx=pad)
+        self.source_embed = self.encoder = self.begin = None
+        if source_vocabulary is not None:
+            self.source_embed = nn.Embedding(source_vocabulary, embed_dim, padding_idx=pad)
+        if states_dim is None:
+            self.encoder = make_cell(embed_dim, hidden_dim, batch_first=True, bidirectional=True)
+        else:
+            self.begin = nn.Linear(states_dim, width if cell == "gru" else 2 * width)
+        self.decoder = make_cell(embed_dim, width, batch_first=True)
+        of_keys = width if states_dim is None else states_dim
+        self.attention = make_attention(width, of_keys, of_keys)
+        self.out = nn.Linear(self.attention.out_dim + width, vocabulary)
+
+    def encode(self, source: Tensor, mask: Bool[Tensor, "B S"] | None = None) -> Encoded:
+        """Read a source: tokens [B, S], of which padding is not read; or states [B, S, W], with a mask if any."""
+        if self.encoder is None:
+            return Encoded(source, None if mask is None else mask.unsqueeze(1), self._first_hidden(source, mask))
+        mask = source != self.pad
+        embed = self.embed if self.source_embed is None else self.source_embed
+        lengths, embedded = mask.sum(dim=1).cpu(), embed(source)
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        states, last = self.encoder(packed)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
+        hidden = (_joined(last[0]), _joined(last[1])) if isinstance(last, tuple) else _joined(last)
+        return Encoded(padded, mask.unsqueeze(1), hidden)
+
+    def _first_hidden(self, states: Tensor, mask: Tensor | None) -> Hidden:
+        assert self.begin is not None
+        if mask is None:
+            mean = states.mean(dim=1)
+        else:
+            shown = mask.unsqueeze(-1).to(states.dtype)
+            mean = (states * shown).sum(dim=1) / shown.sum(dim=1).clamp_min(1.0)
+        first = torch.tanh(self.begin(mean)).unsqueeze(0)
+        if isinstance(self.decoder, nn.GRU):
+            return first
+        h, c = first.chunk(2, dim=-1)
+        return h.contiguous(), c.contiguous()
+
+    def forward(
+        self, source: Tensor, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B T V"]:
+        """Teacher forcing: return the logits of each target token, knowing those before it."""
+        states, allowed, hidden = self.encode(source, mask)
+        start = torch.full_like(target[:, :1], self.start)
+        queries, _ = self.decoder(self.embed(torch.cat([start, target[:, :-1]], dim=1)), hidden)
+        context, _ = attend(self.attention, queries, states, states, allowed, need_weights=False)
+        logits: Tensor = self.out(torch.cat([context, queries], dim=-1))
+        return logits
+
+    def greedy(
+        self, source: Tensor, length: int, mask: Bool[Tensor, "B S"] | None = None, *, need_weights: bool = False
+    ) -> Decoded:
+        """Write one token after the other, the likeliest each time, until each target has ended or is `length` long."""
+        states, allowed, hidden = self.encode(source, mask)
+        token = torch.full((len(states), 1), self.start, device=states.device)
+        ended = torch.zeros_like(token, dtype=torch.bool)
+        state, tokens, weights = Unrolled(), [], []
+        for _ in range(length):
+            query, hidden = self.decoder(self.embed(token), hidden)
+            context, state = attend_next(
+                self.attention, query, states, states, allowed, state, need_weights=need_weights
+            )
+            token = self.out(torch.cat([context, query], dim=-1)).argmax(dim=-1)
+            if self.end is not None:
+                token = token.masked_fill(ended, self.pad)
+                ended = ended | (token == self.end)
+            tokens.append(token)
+            if need_weights and state.weights is not None:
+                weights.append(state.weights)
+            if self.end is not None and bool(ended.all()):
+                break
+        return Decoded(torch.cat(tokens, dim=1), torch.cat(weights, dim=2) if weights else None)
+
+
+def _joined(last: Float[Tensor, "2 B h"]) -> Float[Tensor, "1 B W"]:
+    """Put the last states of both directions side by side."""
+    return torch.cat([last[0], last[1]], dim=-1).unsqueeze(0)
