@@ -11,7 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attnbench.interfaces import ScoringFunction
-from attnbench.masking import FLOAT16, NORMALISERS, Normaliser, check_mask, is_cast, lower_triangle, masked_softmax
+from attnbench.masking import (
+    FLOAT16,
+    NORMALISERS,
+    Normaliser,
+    check_mask,
+    full_precision,
+    is_cast,
+    lower_triangle,
+    masked_softmax,
+)
 
 
 def attend(
@@ -50,7 +59,7 @@ def attend(
         return fused_attention(*factors, value, mask, causal=causal), None
     allowed = _spelled_out(mask, query, causal)
     if factors is not None:
-        weights = overwriting_softmax(_product(*factors), allowed)
+        weights = _weights(*factors, allowed)
     else:
         scores = query @ key.mT if score is None else score(query, key, *places)
         weights = NORMALISERS[normaliser](scores, allowed)
@@ -62,13 +71,17 @@ def _factor(
 ) -> tuple[Tensor, Tensor] | None:
     if score is None:
         return query, key
-    if type(score).factor is ScoringFunction.factor:  # which takes no places
+    if type(score).factor is ScoringFunction.factor:  # a positional function that does not factor need not say so
         return None
     return score.factor(query, key, *places)
 
 
-def _product(query: Tensor, key: Tensor) -> Tensor:
-    return query @ key.mT
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Return softmax(query·key) in the place of the products; of float16 in float32, as the fused kernels do it."""
+    if query.dtype != torch.float16:
+        return overwriting_softmax(query @ key.mT, mask)
+    with full_precision(query):
+        return overwriting_softmax(query.float() @ key.float().mT, mask).to(query.dtype)
 
 
 def _spelled_out(mask: Tensor | None, query: Tensor, causal: bool) -> Tensor | None:

@@ -96,6 +96,8 @@ def masked_sparsemax(
     Raises:
         TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
     """
+    if not scores.shape[-1]:
+        return scores
     z, hidden = _below_the_best(scores, mask)
     with torch.no_grad():
         rank, ordered, total = _ranked(z)
@@ -119,6 +121,8 @@ def masked_entmax15(
     Raises:
         TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
     """
+    if not scores.shape[-1]:
+        return scores
     z, hidden = _below_the_best(scores / 2, mask)
     with torch.no_grad():
         raised = z + 1  # 0 where no weight can be: the sums of such keys, however many, then lose no digits
@@ -140,8 +144,6 @@ def _below_the_best(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor
     check_mask(mask, scores.shape[-2], scores.shape[-1])
     hidden = None if mask is None else ~mask
     wide = scores if scores.dtype == torch.float64 else scores.float()
-    if not wide.shape[-1]:  # there is no best one
-        return wide, hidden
     if hidden is None:
         return (wide - wide.detach().amax(dim=-1, keepdim=True)).clamp(min=-1.0), None
     wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)

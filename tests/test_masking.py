@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench import fused_attention, hide_masked, masked_softmax, valid_lengths_to_mask
-from attnbench.kernels import overwriting_softmax
+from attnbench import NORMALISERS, causal_mask, hide_masked, masked_softmax, prefix_mask, valid_lengths_to_mask
 from attnbench.masking import check_mask
 
 
@@ -52,38 +51,6 @@ def test_the_scores_are_not_written_to():
     assert torch.equal(scores, before)
 
 
-@pytest.mark.parametrize("mask", [None, torch.tensor([[[True, True, False]], [[False] * 3]])])
-def test_weights_in_the_place_of_their_scores_are_the_same_to_the_second_derivative(mask):
-    def made(scores, overwrite):
-        return (overwriting_softmax if overwrite else masked_softmax)(2 * scores, mask)
-
-    scores = torch.randn(2, 4, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    grad = torch.arange(24.0, dtype=torch.double).view(2, 4, 3)
-    twice = [
-        [weights, *torch.autograd.grad(weights, scores, grad)] for weights in (made(scores, True), made(scores, False))
-    ]
-    torch.testing.assert_close(*twice)
-    assert torch.autograd.gradcheck(made, (scores, True)) and torch.autograd.gradgradcheck(made, (scores, True))
-    product = torch.randn(2, 4, 3)
-    assert overwriting_softmax(product, mask).data_ptr() == product.data_ptr()
-
-
-def test_weights_in_the_place_of_their_scores_can_be_mapped_over_examples():
-    def first(scores):
-        return overwriting_softmax(2 * scores)[0, 0]
-
-    scores = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    mapped = torch.func.vmap(torch.func.grad(first))(scores)
-    torch.testing.assert_close(mapped, torch.autograd.grad(torch.softmax(2 * scores, dim=-1)[:, 0, 0].sum(), scores)[0])
-
-
-def test_what_comes_back_from_a_hidden_key_is_not_looked_at():
-    product = torch.zeros(1, 1, 2, requires_grad=True)
-    weights = overwriting_softmax(1 * product, torch.tensor([[[True, False]]]))
-    weights.backward(torch.tensor([[[1.0, math.nan]]]))
-    assert product.grad.tolist() == [[[0.0, 0.0]]]
-
-
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_masked_score_does_not_matter_whatever_it_is(poison):
     mask = torch.tensor([[[True, True, False]]])
@@ -120,66 +87,89 @@ def test_nan_in_padding_reaches_neither_values_nor_keys():
     assert key.tolist() == value.tolist() == [[[1.0], [0.0]]]
 
 
-@pytest.mark.parametrize("shape", [(2,), (2, 3), ()])
-@pytest.mark.parametrize("rows", [1, 4])
-def test_fused_attention_is_the_plain_one(shape, rows):
-    query, key, value = (torch.randn(*shape, n, 6, dtype=torch.double) for n in (4, 5, 5))
-    mask = torch.rand(*shape, rows, 5) > 0.4
-    mask[..., 0, :] = False
-    plain = masked_softmax(0.3 * query @ key.mT, mask) @ value
-    torch.testing.assert_close(fused_attention(query, key, value, mask, scale=0.3), plain)
-    assert not fused_attention(query, key, value, mask)[..., 0, :].any(), "a row that may attend nothing"
-    assert not fused_attention(query, key, value, scale=0.3).isnan().any()
+def test_an_allowed_score_as_low_as_there_is_counts_all_the_same():
+    scores = torch.tensor([[[torch.finfo(torch.float32).min] * 2 + [1.0, 2.0]]])
+    mask = torch.tensor([[[True, True, False, False]]])
+    for normalise in NORMALISERS.values():
+        torch.testing.assert_close(normalise(scores, mask), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
 
 
-def operations(call):
-    names = []
-
-    class Names(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            names.append(func.name())
-            return func(*args, **(kwargs or {}))
-
-    with Names():
-        call()
-    return " ".join(names)
+def test_a_float16_score_that_overflowed_counts_as_the_largest():
+    scores = torch.tensor([[[math.inf, 1.0, -math.inf], [-math.inf, -math.inf, 0.0]]], dtype=torch.float16)
+    mask = torch.tensor([[[True, True, True], [True, True, False]]])
+    assert masked_softmax(scores, mask).tolist() == [[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]]
 
 
-def test_of_three_dimensions_the_fused_kernel_is_used_too():
-    query, key, value = (torch.randn(2, n, 8) for n in (4, 5, 5))
-    names = operations(lambda: fused_attention(query, key, value, torch.ones(2, 1, 5, dtype=torch.bool)))
-    assert "flash_attention" in names and "softmax" not in names
+@pytest.mark.parametrize("normalise", NORMALISERS.values(), ids=list(NORMALISERS))
+def test_of_no_keys_there_are_no_weights(normalise):
+    assert normalise(torch.zeros(2, 3, 0), torch.ones(2, 1, 0, dtype=torch.bool)).shape == (2, 3, 0)
 
 
-@pytest.mark.parametrize("keys", [8, 9])
-def test_of_few_keys_training_takes_the_plain_products_and_the_same_gradients(keys):
-    given = [torch.randn(2, n, 8, requires_grad=True) for n in (4, keys, keys)]
-    names = operations(lambda: fused_attention(*given))
-    assert ("flash_attention" in names) == (keys == 9)
-    with torch.no_grad():
-        assert "flash_attention" in operations(lambda: fused_attention(*given))
-    direction = torch.randn(2, 4, 8)
-    plain = masked_softmax(0.3 * given[0] @ given[1].mT) @ given[2]
-    fused = fused_attention(*given, scale=0.3)
-    torch.testing.assert_close(fused, plain)
-    torch.testing.assert_close(
-        torch.autograd.grad(fused, given, direction), torch.autograd.grad(plain, given, direction)
-    )
+def test_what_some_queries_see_and_others_do_not_is_finite():
+    """NaN of a later place would reach earlier ones by 0 * NaN."""
+    poisoned = torch.tensor([[[1.0], [math.nan], [-math.inf]]])
+    spelled = torch.ones(1, 3, 3, dtype=torch.bool).tril()
+    for options in ({"mask": None, "causal": True}, {"mask": spelled, "causal": False}):
+        key, value = hide_masked(poisoned, poisoned, poisoned, options["mask"], causal=options["causal"])
+        assert key.tolist() == value.tolist() == [[[1.0], [0.0], [0.0]]]
+    key, _ = hide_masked(poisoned, poisoned, poisoned, None)
+    assert key.isnan().any(), "all queries see it: then it is not hidden"
 
 
-def test_the_plain_products_have_derivatives_of_derivatives():
-    given = [torch.randn(2, n, 6, requires_grad=True) for n in (3, 4, 4)]
-    found = []
-    for few in (True, False):
-        context = fused_attention(*given, scale=0.3) if few else masked_softmax(0.3 * given[0] @ given[1].mT) @ given[2]
-        slopes = torch.autograd.grad(context.square().sum() + given[0].pow(3).sum(), given, create_graph=True)
-        found.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), given))
-    torch.testing.assert_close(*found)
+def test_causal_mask_spells_causality_out_with_padding():
+    query = torch.zeros(2, 3, 1)
+    padding = torch.tensor([[[True, True, True]], [[True, False, True]]])
+    lower = [[True, False, False], [True, True, False], [True, True, True]]
+    assert causal_mask(None, query, True).tolist() == [lower, lower]
+    assert causal_mask(padding, query, True).tolist() == [lower, [[True, False, c] for c in (False, False, True)]]
+    assert causal_mask(padding, query, False) is padding and causal_mask(None, query, False) is None
 
 
-def test_a_mask_without_a_dimension_for_examples_is_for_all_of_them():
-    query, key, value = (torch.randn(2, n, 6) for n in (4, 5, 5))
-    mask = torch.rand(4, 5) > 0.3
-    torch.testing.assert_close(
-        fused_attention(query, key, value, mask), fused_attention(query, key, value, mask.expand(2, -1, -1))
-    )
+def test_prefix_mask_knows_padding_and_causality_spelled_out():
+    x = torch.zeros(2, 3, 1)
+    padding = torch.tensor([[True, True, True], [False, True, True]])
+    rows = padding.unsqueeze(1)
+    spelled = causal_mask(rows, x, True)
+    for mask, causal, expected in (
+        (None, False, (None, False)),
+        (None, True, (None, True)),
+        (rows, False, (padding, False)),
+        (rows, True, (padding, True)),
+        (rows.expand(2, 3, 3), False, (padding, False)),
+        (spelled, False, (padding, True)),
+        (spelled, True, (padding, True)),
+    ):
+        found, said = prefix_mask(mask, x, x, causal)
+        assert said == expected[1]
+        assert found is expected[0] or torch.equal(found, expected[0])
+    with pytest.raises(ValueError, match="its mask is padding"):
+        prefix_mask(torch.ones(2, 3, 3, dtype=torch.bool).triu(), x, x, False)
+
+
+X = torch.zeros(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "says"),
+    [
+        ((X, X, X[:, :2]), {}, "there are 3 keys and 2 values"),
+        ((X, X[:, :2], X), {}, "there are 2 keys and 3 values"),
+        ((X[:1], X, X), {}, "query [1, 3, 4], key [2, 3, 4], value [2, 3, 4]: the batch sizes differ"),
+        ((X[0], X[0], X[0]), {}, "each is [B, length, width]"),
+        ((X[None], X[None], X[None]), {}, "each is [B, length, width]"),
+        ((X, X, X), {"widths": (4, 4, 5)}, "made for the widths 4, 4, 5"),
+        ((X[:, :2], X, X), {"causal": True}, "as many queries as keys"),
+        ((X, X.to("meta"), X), {}, "query, key and value are on cpu, meta and cpu"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line_that_names_it(inputs, options, says):
+    with pytest.raises(ValueError) as error:
+        hide_masked(*inputs, None, **options)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_number_types_that_differ_are_refused_outside_autocast():
+    with pytest.raises(TypeError, match=r"are torch\.float32, torch\.bfloat16 and torch\.float32"):
+        hide_masked(X, X.bfloat16(), X, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        hide_masked(X, X.bfloat16(), X, None)

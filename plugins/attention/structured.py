@@ -81,9 +81,11 @@ class Structured(Attention):
         return self.coefficient > 0
 
     def penalty(self, weights: Float[Tensor, "B r Q K"]) -> Float[Tensor, ""] | None:
-        """Return coefficient · |A Aᵀ - I|², squared Frobenius norm, the mean over examples and queries."""
+        """Return coefficient · |A Aᵀ - I|², squared Frobenius norm, the mean over examples and queries; 0 of none."""
         if not self.penalized:
             return None
+        if not weights.numel():
+            return weights.sum()
         A = weights.transpose(1, 2)
         excess = A @ A.mT - torch.eye(A.shape[-2], dtype=A.dtype, device=A.device)
         return self.coefficient * excess.square().sum(dim=(-2, -1)).mean()

@@ -5,33 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from by_hand import KEY, VALUE, close, exponents, make
+from torch import nn
 
-import attnbench
-from attnbench import NORMALISERS, UsageError, masked_entmax15, masked_sparsemax
+from attnbench import UsageError
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
 from attnbench.training.experiment import penalties
-
-KEY = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
-VALUE = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [4.0, 0.0]]])
-
-
-def make(name: str, widths: tuple[int, int, int] = (2, 2, 2), **options: Any) -> Any:
-    query_dim, key_dim, value_dim = widths
-    return attnbench.build("attention", name, query_dim=query_dim, key_dim=key_dim, value_dim=value_dim, **options)
-
-
-def close(actual: Tensor, expected: Any, **tolerance: float) -> None:
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerance)
-
-
-def exponents(*scores: float) -> list[float]:
-    """Softmax in plain Python."""
-    powers = [math.exp(score) for score in scores]
-    return [power / sum(powers) for power in powers]
 
 
 def test_soft_by_hand() -> None:
@@ -58,67 +38,6 @@ def test_soft_is_the_books_attention_with_its_gradients() -> None:
     assert query.grad is not None and states.grad is not None
     close(states.grad[0], dhs)
     close(query.grad[0, 0], dh)
-
-
-def test_sparsemax_by_hand() -> None:
-    """Of 1, 0.5, -1 the first two stay: tau = (1.5 - 1) / 2 = 0.25. Of 3, 1 one stays."""
-    close(masked_sparsemax(torch.tensor([[1.0, 0.5, -1.0]])), [[0.75, 0.25, 0]])
-    close(masked_sparsemax(torch.tensor([[3.0, 1.0]])), [[1, 0]])
-
-
-def test_entmax15_by_hand() -> None:
-    """Of 0, 1 (halved 0, 1/2), tau solves tau² + (1/2 - tau)² = 1: tau = (1 - sqrt 7) / 4."""
-    tau = (1 - math.sqrt(7)) / 4
-    close(masked_entmax15(torch.tensor([[0.0, 1.0]])), [[tau**2, (0.5 - tau) ** 2]])
-    close(masked_entmax15(torch.tensor([[5.0, 1.0, 1.0]])), [[1, 0, 0]])
-
-
-def bisected(scores: Tensor, power: float, scale: float) -> Tensor:
-    """Weights max(scale·scores - tau, 0)^power that sum to 1, tau found by halving."""
-    z = scores.double() * scale
-    low, high = z.amax(-1, keepdim=True) - 1, z.amax(-1, keepdim=True)
-    for _ in range(100):
-        tau = (low + high) / 2
-        over = (z - tau).clamp(min=0).pow(power).sum(-1, keepdim=True) > 1
-        low, high = torch.where(over, tau, low), torch.where(over, high, tau)
-    return (z - tau).clamp(min=0).pow(power)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=9))
-def test_sparse_normalisers_are_what_bisection_finds(scores: list[float]) -> None:
-    row = torch.tensor([scores], dtype=torch.float64)
-    close(masked_sparsemax(row), bisected(row, 1, 1), atol=1e-8, rtol=0)
-    close(masked_entmax15(row), bisected(row, 2, 0.5), atol=1e-8, rtol=0)
-
-
-def test_entmax15_keeps_its_digits_over_very_many_keys() -> None:
-    """A few good keys among 32,768, the others without weight."""
-    torch.manual_seed(0)
-    scores = torch.full((10, 32_768), -50.0)
-    scores[:, 1:4] = -1.9 - 0.1 * torch.rand(10, 3)
-    scores[:, 0] = 0
-    close(masked_entmax15(scores), bisected(scores, 2, 0.5), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("normaliser", sorted(NORMALISERS))
-def test_normalisers_have_the_gradient_of_finite_differences(normaliser: Any) -> None:
-    torch.manual_seed(0)
-    scores = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
-    mask = torch.rand(3, 4, 6) > 0.4
-    mask[0, 0] = False
-    torch.autograd.gradcheck(lambda x: NORMALISERS[normaliser](x, mask), (scores,))
-
-
-@pytest.mark.parametrize("normaliser", sorted(NORMALISERS))
-@pytest.mark.parametrize("name", ["soft", "multihead"])
-def test_a_normaliser_is_taken_with_and_without_weights(name: str, normaliser: str) -> None:
-    torch.manual_seed(0)
-    attend = make(name, (8, 8, 8), scoring="dot", normaliser=normaliser)
-    query, key = 3 * torch.randn(2, 3, 8), 3 * torch.randn(2, 7, 8)
-    context, weights = attend(query, key, key)
-    close(attend(query, key, key, need_weights=False)[0], context)
-    assert bool((weights == 0).any()) == (normaliser != "softmax")
 
 
 def torchs(ours: Any, width: int, heads: int) -> nn.MultiheadAttention:
@@ -358,93 +277,6 @@ def test_channel_by_hand() -> None:
 def test_channel_has_no_weights_and_says_so() -> None:
     with pytest.raises(ValueError, match="need_weights=False"):
         make("channel")(torch.randn(1, 1, 2), KEY, VALUE)
-
-
-def test_linear_attention_by_hand() -> None:
-    """phi([1, 0]) = [2, 1]; the keys' are [2, 1], [1, 2], [2, 2]: products 5, 4, 6 of 15."""
-    for need_weights in (True, False):
-        context, weights = make("linear_attention")(torch.tensor([[[1.0, 0.0]]]), KEY, VALUE, need_weights=need_weights)
-        close(context, [[[(5 + 8 + 24) / 15, (50 + 80) / 15]]])
-        if need_weights:
-            close(weights, [[[[5 / 15, 4 / 15, 6 / 15]]]])
-
-
-def test_linear_attention_maps_negatives_by_their_exponential() -> None:
-    query, key = torch.tensor([[[-1.0, -2.0]]]), torch.tensor([[[-3.0, 0.0], [0.0, -40.0]]])
-    products = [math.exp(-4) + math.exp(-2), math.exp(-1) + math.exp(-42)]
-    _, weights = make("linear_attention")(query, key, VALUE[:, :2])
-    close(weights[0, 0, 0], [p / sum(products) for p in products])
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("need_weights", [True, False])
-def test_linear_attention_sums_over_more_keys_than_float16_can_count(need_weights: bool, autocast: bool) -> None:
-    """64 features and 2,048 keys: the sums are about 2e5, and float16 ends at 65,504."""
-    torch.manual_seed(0)
-    attend = make("linear_attention", (64, 64, 4))
-    query, key, value = torch.randn(1, 3, 64).half(), torch.randn(1, 2_048, 64).half(), torch.randn(1, 2_048, 4).half()
-    wanted, _ = attend(query.double(), key.double(), value.double())
-    if autocast:
-        query, key, value = query.float(), key.float(), value.float()
-    with torch.autocast("cpu", torch.float16, enabled=autocast):
-        context, weights = attend(query, key, value, need_weights=need_weights)
-    assert context.dtype == value.dtype
-    close(context, wanted, atol=1e-3, rtol=0)
-    if need_weights:
-        close(weights.sum(dim=-1), torch.ones(1, 1, 3), atol=2e-2, rtol=0)
-
-
-def test_linear_attention_makes_no_array_of_all_pairs() -> None:
-    """At 40,000 x 40,000 such an array takes 6.4 GB; the sums take kilobytes."""
-    x = torch.randn(1, 40_000, 2)
-    context, _ = make("linear_attention")(x, x, x, torch.ones(1, 1, 40_000, dtype=torch.bool), need_weights=False)
-    assert context.shape == (1, 40_000, 2)
-
-
-def test_sliding_window_sees_its_neighbours() -> None:
-    """Scores all 0, window 1, four queries over three keys; and with a causal mask only those behind."""
-    attend = make("sliding_window", scoring="dot", window=1)
-    half, third = 1 / 2, 1 / 3
-    context, weights = attend(torch.zeros(1, 5, 2), KEY, VALUE)
-    close(weights[0, 0], [[half, half, 0], [third] * 3, [0, half, half], [0, 0, 1], [0, 0, 0]])
-    close(context[0, 4], [0, 0])
-    causal = torch.ones(1, 3, 3, dtype=torch.bool).tril()
-    _, weights = attend(torch.zeros(1, 3, 2), KEY, VALUE, causal)
-    close(weights[0, 0], [[1, 0, 0], [half, half, 0], [0, half, half]])
-
-
-@pytest.mark.parametrize("window", [0, 1, 16, 100])
-def test_sliding_window_is_soft_attention_under_a_band(window: int) -> None:
-    torch.manual_seed(0)
-    soft = make("soft", (3, 3, 2), scoring="dot")
-    attend = make("sliding_window", (3, 3, 2), scoring="dot", window=window)
-    for queries, keys in ((1, 1), (5, 40), (40, 5), (33, 33), (64, 64)):
-        query, key, value = torch.randn(2, queries, 3), torch.randn(2, keys, 3), torch.randn(2, keys, 2)
-        band = ((torch.arange(queries).unsqueeze(-1) - torch.arange(keys)).abs() <= window).expand(2, -1, -1)
-        for mask in (None, torch.rand(2, 1, keys) < 0.7, torch.rand(2, queries, keys) < 0.7):
-            wanted, weights = soft(query, key, value, band if mask is None else band & mask)
-            close(attend(query, key, value, mask)[0], wanted)
-            close(attend(query, key, value, mask)[1], weights)
-            close(attend(query, key, value, mask, need_weights=False)[0], wanted)
-
-
-@pytest.mark.parametrize("need_weights", [True, False])
-def test_sliding_window_is_safe_from_a_key_that_its_mask_allows_only_beyond_the_window(need_weights: bool) -> None:
-    attend, x = make("sliding_window", (4, 4, 4), scoring="dot", window=2), torch.randn(1, 12, 4)
-    mask = torch.ones(1, 12, 12, dtype=torch.bool)
-    mask[0, :11, 5] = False
-    poisoned = x.clone()
-    poisoned[0, 5] = torch.nan
-    context, _ = attend(x, x, x, mask, need_weights=need_weights)
-    assert torch.equal(attend(x, poisoned, poisoned, mask, need_weights=need_weights)[0], context)
-
-
-def test_sliding_window_makes_no_array_of_all_pairs() -> None:
-    """At 40,000 x 40,000 such an array takes 1.6 GB of bools alone."""
-    x = torch.randn(1, 40_000, 2)
-    mask = torch.ones(1, 1, 40_000, dtype=torch.bool)
-    context, _ = make("sliding_window", scoring="dot")(x, x, x, mask, need_weights=False)
-    assert context.shape == (1, 40_000, 2)
 
 
 def test_max_pool_by_hand() -> None:
