@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -139,6 +140,47 @@ def masked_entmax15(
     return _finished((z - tau).clamp(min=0).masked_fill(~support, 0.0).square(), hidden, scores)
 
 
+def masked_softmax1(
+    scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "*#batch #Q K"] | None = None
+) -> Float[Tensor, "*batch Q K"]:
+    """Softmax off by one, which may look nowhere (Miller 2023; Xiao et al. 2023, arXiv:2309.17453, section 3.3).
+
+    weights[..., i, j] = exp(scores[..., i, j]) / (1 + sum over allowed l of exp(scores[..., i, l]))
+
+    That is the softmax with one more key, of score 0 and value 0. Rows sum to less than one; masks are as in
+    `masked_softmax`.
+
+    Raises:
+        TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
+    """
+    check_mask(mask, scores.shape[-2], scores.shape[-1])
+    if scores.dtype == torch.float16:
+        scores = scores.clamp(*FLOAT16)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return torch.softmax(F.pad(scores, (0, 1)), dim=-1)[..., :-1]
+
+
+def masked_sigmoid(
+    scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "*#batch #Q K"] | None = None
+) -> Float[Tensor, "*batch Q K"]:
+    """Each key by itself: sigmoid attention (Ramapuram et al. 2024, arXiv:2409.04431).
+
+    weights[..., i, j] = sigmoid(scores[..., i, j] - log n_i), n_i the number of keys that query i may attend
+
+    Rows need not sum to one. A masked key has weight 0 whatever its score.
+
+    Raises:
+        TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
+    """
+    check_mask(mask, scores.shape[-2], scores.shape[-1])
+    if mask is None:
+        return torch.sigmoid(scores - math.log(max(1, scores.shape[-1])))
+    n = mask.sum(dim=-1, keepdim=True).clamp(min=1).to(scores.dtype)
+    hidden = ~mask
+    return torch.sigmoid(scores.masked_fill(hidden, 0.0) - n.log()).masked_fill(hidden, 0.0)
+
+
 def _below_the_best(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return z <= 0, scores below the row's best allowed one, at least -1 (less has no weight), and what is hidden."""
     check_mask(mask, scores.shape[-2], scores.shape[-1])
@@ -164,11 +206,13 @@ def _finished(weights: Tensor, hidden: Tensor | None, scores: Tensor) -> Tensor:
 
 
 #: What turns scores into weights, as an option is written: `normaliser: Normaliser = "softmax"`.
-Normaliser = Literal["softmax", "sparsemax", "entmax15"]
+Normaliser = Literal["softmax", "sparsemax", "entmax15", "softmax1", "sigmoid"]
 NORMALISERS: Mapping[Normaliser, Callable[[Tensor, Tensor | None], Tensor]] = {
     "softmax": masked_softmax,
     "sparsemax": masked_sparsemax,
     "entmax15": masked_entmax15,
+    "softmax1": masked_softmax1,
+    "sigmoid": masked_sigmoid,
 }
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, causal_mask, hide_masked, hookimpl
+from attnbench.heads import head_width, merge_heads, split_heads
 
 
 class MultiHead(Attention):
     """Several attentions side by side, each on its own projections (Vaswani et al. 2017, arXiv:1706.03762).
 
-    head_h = normaliser(score(Wq_h query, Wk_h key)) · Wv_h value
+    head_h = normaliser(score(Wq_h query, Wk_g key)) · Wv_g value,   g the group of head h
     context = Wo [head_1; ...; head_H]
 
     With scoring=scaled_dot this is `torch.nn.MultiheadAttention`. One scoring function serves all heads: they differ
-    by their projections.
+    by their projections. Fewer `kv_heads` than heads are grouped-query attention (Ainslie et al. 2023,
+    arXiv:2305.13245), one is multi-query attention (Shazeer 2019, arXiv:1911.02150). A gate multiplies each head, or
+    each of its entries, by sigmoid(Wg query) before Wo (Qiu et al. 2025, arXiv:2505.06708).
 
     Args:
         query_dim: Dq, the width of a query.
@@ -25,10 +30,13 @@ class MultiHead(Attention):
         score: makes the scoring function, for the width of a head.
         num_heads: H; divides embed_dim.
         embed_dim: E, the width of all heads together and of the context; null takes the query's.
+        kv_heads: how many heads keys and values have; divides num_heads; null takes as many.
         bias: whether the four projections have one.
-        normaliser: softmax, or sparsemax or entmax15, which give most keys no weight at all.
+        gate: none, one number for each head, or one for each element of it.
+        normaliser: softmax; sparsemax or entmax15, which give most keys no weight at all; softmax1 or sigmoid, whose
+            weights need not sum to one.
 
-    Raises ValueError when embed_dim is not positive, or num_heads does not divide it.
+    Raises ValueError when num_heads does not divide embed_dim, or kv_heads does not divide num_heads.
     """
 
     def __init__(
@@ -40,29 +48,27 @@ class MultiHead(Attention):
         *,
         num_heads: int = 4,
         embed_dim: int | None = None,
+        kv_heads: int | None = None,
         bias: bool = True,
+        gate: Literal["none", "head", "element"] = "none",
         normaliser: Normaliser = "softmax",
     ) -> None:
         super().__init__()
         self.widths = query_dim, key_dim, value_dim
         self.out_dim = query_dim if embed_dim is None else embed_dim
-        if self.out_dim < 1:
-            raise ValueError(f"embed_dim is at least 1, not {embed_dim}")
-        if num_heads < 1 or self.out_dim % num_heads:
-            divisors = [n for n in range(1, self.out_dim + 1) if self.out_dim % n == 0]
-            close = min(divisors, key=lambda n: abs(n - num_heads))
-            raise ValueError(
-                f"num_heads={num_heads} does not divide the width {self.out_dim}; try num_heads={close}, "
-                "or another embed_dim"
-            )
-        self.num_heads, self.normaliser = num_heads, normaliser
-        head_dim = self.out_dim // num_heads
-        self.score = score(head_dim, head_dim)
+        width = head_width(self.out_dim, num_heads)
+        if kv_heads is not None and (kv_heads < 1 or num_heads % kv_heads):
+            raise ValueError(f"kv_heads={kv_heads} does not divide num_heads={num_heads}; 1 is multi-query attention")
+        self.num_heads, self.kv_heads = num_heads, num_heads if kv_heads is None else kv_heads
+        self.normaliser, self.gate = normaliser, gate
+        self.score = score(width, width)
         self.positional = self.score.positional
         self.q_proj = nn.Linear(query_dim, self.out_dim, bias=bias)
-        self.k_proj = nn.Linear(key_dim, self.out_dim, bias=bias)
-        self.v_proj = nn.Linear(value_dim, self.out_dim, bias=bias)
+        self.k_proj = nn.Linear(key_dim, self.kv_heads * width, bias=bias)
+        self.v_proj = nn.Linear(value_dim, self.kv_heads * width, bias=bias)
         self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=bias)
+        if gate != "none":
+            self.g_proj = nn.Linear(query_dim, num_heads if gate == "head" else self.out_dim, bias=False)
 
     def forward(
         self,
@@ -80,8 +86,12 @@ class MultiHead(Attention):
         # The fused kernel takes the batch outermost in memory, the products with weights take time: so neither copies.
         first, order = (0, (0, 2, 1, 3)) if fused else (1, (1, 2, 0, 3))
         q_BHQd, k_BHKd, v_BHKd = (
-            project(x.transpose(0, first)).unflatten(-1, (self.num_heads, -1)).permute(order)
-            for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+            self._shared(project(x.transpose(0, first)).unflatten(-1, (heads, -1)).permute(order))
+            for project, x, heads in (
+                (self.q_proj, query, self.num_heads),
+                (self.k_proj, key, self.kv_heads),
+                (self.v_proj, value, self.kv_heads),
+            )
         )
         heads_BHQd, weights = attend(
             self.score,
@@ -93,7 +103,7 @@ class MultiHead(Attention):
             need_weights=need_weights,
             normaliser=self.normaliser,
         )
-        context = self.out_proj(heads_BHQd.transpose(1, 2).flatten(-2))
+        context = self._joined(heads_BHQd, query)
         if mask is None:
             return context if key.shape[1] else context * 0.0, weights
         # the bias of the output projection must not fill a row that attends nothing
@@ -110,18 +120,31 @@ class MultiHead(Attention):
     ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
         """Attend to all projected keys and values so far."""
         keys, values = append(state, self.k_proj(key), self.v_proj(value))
-        q_BHQd, k_BHKd, v_BHKd = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (self.q_proj(query), keys, values)
-        )
+        q_BHQd = split_heads(self.q_proj(query), self.num_heads)
+        k_BHKd, v_BHKd = (self._shared(split_heads(x, self.kv_heads)) for x in (keys, values))
         now = torch.full((1,), keys.shape[1] - 1, device=query.device)
         heads_BHQd, _ = attend(
             self.score, q_BHQd, k_BHKd, v_BHKd, need_weights=False, normaliser=self.normaliser, query_places=now
         )
-        return self.out_proj(heads_BHQd.transpose(1, 2).flatten(-2)), (keys, values)
+        return self._joined(heads_BHQd, query), (keys, values)
 
     def state_size(self, length: int) -> int:
-        """Return 2 L E: every projected key and value."""
-        return 2 * length * self.out_dim
+        """Return 2 L E kv_heads / H: every projected key and value."""
+        return 2 * length * self.kv_heads * (self.out_dim // self.num_heads)
+
+    def _shared(self, x: Float[Tensor, "B heads L d"]) -> Float[Tensor, "B H L d"]:
+        """Return keys or values once for each query head: heads side by side share."""
+        return x if x.shape[1] == self.num_heads else x.repeat_interleave(self.num_heads // self.kv_heads, dim=1)
+
+    def _joined(self, heads: Float[Tensor, "B H Q d"], query: Float[Tensor, "B Q Dq"]) -> Float[Tensor, "B Q E"]:
+        """Gate the heads, and project them side by side."""
+        if self.gate == "head":
+            heads = heads * torch.sigmoid(self.g_proj(query)).mT.unsqueeze(-1)
+        context = merge_heads(heads)
+        if self.gate == "element":
+            context = context * torch.sigmoid(self.g_proj(query))
+        projected: Tensor = self.out_proj(context)
+        return projected
 
 
 @hookimpl

@@ -23,7 +23,8 @@ class Soft(Attention):
         key_dim: Dk, the width of a key.
         value_dim: Dv, the width of a value and of the context.
         score: makes the scoring function.
-        normaliser: softmax, or sparsemax or entmax15, which give most keys no weight at all.
+        normaliser: softmax; sparsemax or entmax15, which give most keys no weight at all; softmax1 or sigmoid, whose
+            weights need not sum to one.
     """
 
     def __init__(
