@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import attnbench
+from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.reports.catalogue import families
 from attnbench.reports.usage import SETTINGS, settings
+from attnbench.schema import format_value
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -36,12 +39,46 @@ def component_table() -> str:
     return "\n".join(["| choose by | what ships |", "|---|---|", *rows])
 
 
+def probes() -> list[Component]:
+    """Return the next-token tasks that ship."""
+    return [task for task in Registry.load().of("task") if task.shipped and issubclass(task.cls, attnbench.TokenTask)]
+
+
+def probe_table() -> str:
+    """Return a row for each next-token task: metric, floor and goal, slices, length of training."""
+    rows = []
+    for component in probes():
+        task = attnbench.build("task", component.name)
+        slices = "; ".join(f"{name}: {_changes(changes)}" for name, changes in task.slices().items())
+        steps = task.recipe["trainer"]["max_steps"]
+        rows.append(f"| {component.name} | {task.primary}, {task.floor:.3g} to {task.goal:.3g} | {slices} | {steps} |")
+    return "\n".join(
+        ["| task | metric, from chance to goal | slices of the test | steps |", "|---|---|---|---|", *rows]
+    )
+
+
+def published_table() -> str:
+    """Return a row for each published figure that a next-token task names."""
+    rows = [
+        f"| {component.name} | {row.setting} | {row.number} | {row.source} | {row.differs} |"
+        for component in probes()
+        for row in component.cls.published
+    ]
+    return "\n".join(["| task | what | published | source | what differs |", "|---|---|---|---|---|", *rows])
+
+
+def _changes(changes: Mapping[str, object]) -> str:
+    return ", ".join(f"`{option}={format_value(value)}`" for option, value in changes.items())
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "trainer": lambda: option_table("trainer"),
     "optimizer": lambda: option_table("optimizer"),
     "components": component_table,
+    "probes": probe_table,
+    "published": published_table,
 }
-PAGES = tuple(ROOT / name for name in ("README.md", "attnbench/README.md"))
+PAGES = tuple(ROOT / name for name in ("README.md", "attnbench/README.md", "plugins/task/README.md"))
 
 
 def filled(text: str) -> str:
