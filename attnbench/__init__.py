@@ -3,7 +3,7 @@
 from attnbench import startup  # noqa: F401 (before all others)
 
 # isort: split
-from attnbench import chunkwise, downloads, hosts, sampling
+from attnbench import chunkwise, downloads, hosts, prefix, sampling
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
@@ -33,6 +33,7 @@ from attnbench.masking import (
     prefix_mask,
     valid_lengths_to_mask,
 )
+from attnbench.prefix import PrefixAttention
 from attnbench.registry import build
 from attnbench.sampling import Draws
 from attnbench.tokens import Sequences, TokenBatch, TokenTask
@@ -48,6 +49,7 @@ __all__ = [
     "MakeScore",
     "Normaliser",
     "Prediction",
+    "PrefixAttention",
     "Published",
     "Register",
     "ScoringFunction",
@@ -74,6 +76,7 @@ __all__ = [
     "masked_softmax",
     "masked_softmax1",
     "masked_sparsemax",
+    "prefix",
     "prefix_mask",
     "sampling",
     "valid_lengths_to_mask",

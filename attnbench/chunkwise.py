@@ -10,13 +10,15 @@ of the sum of what lies between them. So a gate of 0, a log gate of -inf, is exa
 
 from __future__ import annotations
 
-import contextlib
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from attnbench.masking import full_precision
 
 
 class Mixed(NamedTuple):
@@ -71,7 +73,7 @@ def decayed_linear(
         ValueError: the shapes do not fit, or chunk is no power of two.
     """
     _check(q, k, v, None, log_decay, causal, chunk)
-    with _full_precision(q):
+    with full_precision(q):
         qf, kf, vf, _, a, S = _flatten(q, k, v, None, log_decay, padding, state)
         if causal:
             weights = _mixing((qf,), kf, a)[0] if need_weights else None
@@ -127,7 +129,7 @@ def delta_rule(
         ValueError: the shapes do not fit, or chunk is no power of two.
     """
     _check(q, k, v, beta, log_decay, causal, chunk)
-    with _full_precision(q):
+    with full_precision(q):
         qf, kf, vf, b, a, S = _flatten(q, k, v, beta, log_decay, padding, state)
         weights = None
         if need_weights:
@@ -159,10 +161,11 @@ def _pairs(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> tuple[list[
     """
     if a is None:
         return [(row @ k.mT).tril() for row in rows], None, None
+    pairs = _at_once if _any_length(k) else _tree
     if a.shape[-1] == k.shape[-1]:
-        return _tree(rows, k, a)
+        return pairs(rows, k, a)
     one = torch.ones_like(a)
-    (decay,), prefix, suffix = _tree((one,), one, a)
+    (decay,), prefix, suffix = pairs((one,), one, a)
     return [(row @ k.mT) * decay for row in rows], prefix, suffix
 
 
@@ -188,6 +191,17 @@ def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> tuple[list[Tensor],
     return list(_cut(A.squeeze(-3), -2, (C, R)).unbind(dim=-2)), prefix, suffix
 
 
+def _at_once(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Do as `_pairs` without a loop, in C x C x D memory."""
+    C = k.shape[-2]
+    seen = torch.ones(C, C, dtype=torch.bool, device=k.device).tril().unsqueeze(-1)
+    between = torch.where(seen & ~seen.transpose(0, 1), a.unsqueeze(-2), 0.0)
+    sums = between.cumsum(dim=-3)  # [..., t, j, D], of what follows j up to t
+    decay = sums.exp() * seen
+    A = [(row.unsqueeze(-2) * decay * k.unsqueeze(-3)).sum(dim=-1) for row in rows]
+    return A, a.cumsum(dim=-2), sums[..., -1, :, :]
+
+
 def _halves(x: Tensor, half: int) -> tuple[Tensor, ...]:
     return _cut(x, -2, (-1, 2, half)).unbind(dim=-3)
 
@@ -199,6 +213,8 @@ def _cut(x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
 def _mixing(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> list[Tensor]:
     """Return A [n, T, T] for each of `rows`, of all keys at once."""
     T = k.shape[1]
+    if _any_length(k):
+        return _pairs(rows, k, a)[0]
     size = _power_of_two(T)
     *padded, k = (F.pad(x, (0, 0, 0, size - T)) for x in (*rows, k))
     a = None if a is None else F.pad(a, (0, 0, 0, size - T))
@@ -245,6 +261,8 @@ def _power_of_two(n: int) -> int:
 
 def _chunk_size(chunk: int | None, k: Tensor, narrow: int) -> int:
     """Return the keys in a chunk: where none is said `narrow`, and twice that where the state is large."""
+    if _any_length(k):
+        return k.shape[1]
     return min(chunk or (narrow if k.shape[-1] <= 32 else 2 * narrow), _power_of_two(k.shape[1]))
 
 
@@ -252,6 +270,8 @@ def _split(x: Tensor | None, size: int) -> Any:
     """Pad [n, T, D] with zeros, which are keys where nothing happens, and cut it into chunks, [n, N, C, D]."""
     if x is None:
         return None
+    if _any_length(x):
+        return x.unsqueeze(1)
     count = -(-x.shape[1] // size)
     return _cut(F.pad(x, (0, 0, 0, count * size - x.shape[1])), 1, (count, size))
 
@@ -260,9 +280,9 @@ def _join(x: Tensor, length: int) -> Tensor:
     return x.flatten(1, 2)[:, :length]
 
 
-def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Return a context without autocast, which would undo float32; a meta tensor knows none."""
-    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+def _any_length(x: Tensor) -> bool:
+    """Tell whether torch.export traces for sequences of any length: no loop over chunks can be, so that all is one."""
+    return isinstance(x.shape[-2], torch.SymInt)
 
 
 def _flatten(
@@ -276,7 +296,7 @@ def _flatten(
 ) -> tuple[Tensor, Tensor, Tensor, Any, Tensor | None, Tensor]:
     """Return all as [n, T, D] in float32 or wider, with nothing at the keys that are padding, and the first state."""
     wide = torch.promote_types(v.dtype, torch.float32)
-    n = k.shape[:-2].numel()
+    n = math.prod(k.shape[:-2])
     hidden = None if padding is None else ~padding.view(padding.shape[0], *(1,) * (k.dim() - 3), padding.shape[1], 1)
 
     def flat(x: Tensor | None, by_key: bool = True) -> Any:

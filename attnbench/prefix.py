@@ -1,0 +1,125 @@
+"""What mechanisms share whose state runs along the keys: calling them whole or by the token, heads, their norm."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attnbench.chunkwise import Mixed
+from attnbench.interfaces import Attention
+from attnbench.masking import hide_masked, prefix_mask
+
+State = tuple[Tensor, ...]
+
+
+class PrefixAttention(Attention):
+    """Attention whose state runs along the keys: a subclass sets `widths` and `out_dim`, and says how to `mix`.
+
+    `forward` mixes all keys at once, `step` one token, from the state that the last one left. Under causality query t
+    reads the state after key t, otherwise every query reads the last state. Padding is passed over.
+    """
+
+    masks = "prefix"
+    signed = True
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "its state runs along the keys, in their order"}
+
+    widths: tuple[int, int, int]
+
+    @abstractmethod
+    def mix(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        *,
+        causal: bool,
+        padding: Bool[Tensor, "B K"] | None = None,
+        state: State | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None, State]:
+        """Return the context, the weights where asked for, and the state after the last key.
+
+        Args:
+            query: queries.
+            key: keys; 0 where no query may attend.
+            value: values; 0 there too.
+            causal: query t reads the state after key t; there are as many queries as keys.
+            padding: True where there is a key; None: everywhere.
+            state: what an earlier call returned, for the keys before these; None: there are none.
+            need_weights: return the weights too.
+        """
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q Dq"],
+        key: Float[Tensor, "B K Dk"],
+        value: Float[Tensor, "B K Dv"],
+        mask: Bool[Tensor, "B #Q K"] | None = None,
+        *,
+        causal: bool = False,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
+        """Attend in linear time, and in quadratic time for the weights."""
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        padding, causal = prefix_mask(mask, query, key, causal)
+        context, weights, _ = self.mix(query, key, value, causal=causal, padding=padding, need_weights=need_weights)
+        return context, None if weights is None else weights.to(value.dtype)
+
+    def step(
+        self,
+        query: Float[Tensor, "B 1 Dq"],
+        key: Float[Tensor, "B 1 Dk"],
+        value: Float[Tensor, "B 1 Dv"],
+        state: State | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dout"], State]:
+        """Decode one token from the running state, in constant time."""
+        context, _, state = self.mix(query, key, value, causal=True, state=state)
+        return context, state
+
+
+def head_width(name: str, width: float, num_heads: int) -> int:
+    """Return the width of each of `num_heads` heads that share `width`, rounded down, at least 1.
+
+    Raises:
+        ValueError: there are no heads, or there is no width to share.
+    """
+    if num_heads < 1:
+        raise ValueError(f"{name} needs num_heads of at least 1, not {num_heads}")
+    if width <= 0:
+        raise ValueError(f"{name} needs heads of some width, not {width:g} for all together")
+    return max(1, int(width) // num_heads)
+
+
+def split_heads(x: Float[Tensor, "B T HD"], num_heads: int) -> Float[Tensor, "B H T D"]:
+    """Cut the last dimension into heads."""
+    return x.view(*x.shape[:2], num_heads, x.shape[2] // num_heads).transpose(1, 2)
+
+
+def join_heads(x: Float[Tensor, "B H T D"], dtype: torch.dtype) -> Float[Tensor, "B T HD"]:
+    """Undo `split_heads` and `widen`."""
+    return x.transpose(1, 2).flatten(-2).to(dtype)
+
+
+def widen(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """Return x in float32 or wider: sums over keys, and norms of them, soon exceed what half precision holds."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def unit(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """Return x / |x|, in float32 or wider, and 0 for 0: sqrt(|x|² + 1e-6) stands for |x|, as in fla."""
+    wide = widen(x)
+    return wide * (wide.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def normalise_heads(mixed: Mixed, eps: float = 1e-5) -> Mixed:
+    """Divide each head's context by its root mean square (RMSNorm without weight), and its row of weights alike.
+
+    So context = weights · value holds after the norm as it did before.
+    """
+    scale = (mixed.context.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+    return Mixed(mixed.context * scale, None if mixed.weights is None else mixed.weights * scale, mixed.state)
