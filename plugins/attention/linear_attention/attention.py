@@ -8,11 +8,11 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, Register, causal_mask, full_precision, hide_masked, hookimpl
+from attnbench import Attention, causal_mask, full_precision, hide_masked
 from attnbench.chunkwise import decayed_linear
 from attnbench.prefix import State, head_width, join_heads, split_heads, widen
 
-from ._linear_attention_maps import FEATURE_MAPS, FeatureMap
+from .maps import FEATURE_MAPS, FeatureMap
 
 
 class LinearAttention(Attention):
@@ -23,7 +23,7 @@ class LinearAttention(Attention):
 
     The sums over the keys are the same for all queries; with `causal=True` they run along the keys, in chunks: no array
     of Q x K is made. Asked for weights, or given another mask that differs between queries, it computes the Q x K
-    weights, to the same context. φ is elu(x) + 1; `_linear_attention_maps.py` has the equations of `taylor`, `hedgehog`
+    weights, to the same context. φ is elu(x) + 1; `maps.py` has the equations of `taylor`, `hedgehog`
     and `performer`. With F features, decoding keeps F (Dv + 1) numbers for each head, whatever the length.
 
     Args:
@@ -133,9 +133,3 @@ class LinearAttention(Attention):
 def divide(sums: Float[Tensor, "*B D"], total: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B D"]:
     """Divide by the total, and by 1 where there is nothing."""
     return sums / total.masked_fill(total == 0, 1.0)
-
-
-@hookimpl
-def register_attention(register: Register) -> None:
-    """Contribute `linear_attention`."""
-    register("linear_attention", LinearAttention)
