@@ -92,7 +92,7 @@ class TrainingRecord(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a stride; draw a point of the curves; stop after the last step."""
+        """Count a chunk of steps; draw a point of the curves; stop after the last step."""
         assert isinstance(pl_module, Experiment)
         self._count(trainer, pl_module)
         if self.steps >= self.total_steps:
