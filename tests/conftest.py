@@ -146,6 +146,22 @@ def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
 SMALL = ("task.lines=600", "trainer.max_steps=6", "trainer.val_every=3", "trainer.images=2", "trainer.log_every=1")
 
 
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, made once; see `folder`."""
+    folder = tmp_path_factory.mktemp("once") / "ran"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["attnbench", *SMALL, "attention=multihead", f"hydra.run.dir={folder}"])
+        assert main() == 0
+    return folder
+
+
+@pytest.fixture
+def folder(ran: Path, tmp_path: Path) -> Path:
+    """A run folder, `ran` in the current one, to be changed."""
+    return Path(shutil.copytree(ran, tmp_path / "ran"))
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Write a run folder under `runs/`; a keyword changes one thing about it."""

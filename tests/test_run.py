@@ -1,52 +1,15 @@
 """A run folder explains itself, and a run that was cut off comes to the same result."""
 
-import json
-import os
-import resource
-import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from conftest import HEEDING, SMALL
-from pytorch_lightning.utilities.exceptions import SIGTERMException
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import SMALL
+from folders import events, result_of, same, weights_of
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from attnbench import UsageError
-from attnbench.__main__ import main
 from attnbench.registry import Registry
-from attnbench.run_folder import load, lock, typed
+from attnbench.run_folder import load, typed
 from attnbench.training.experiment import Experiment
-
-
-def result_of(folder):
-    return json.loads((folder / "result.json").read_text())
-
-
-def weights_of(folder, name="last"):
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("once") / "ran"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["attnbench", *SMALL, "attention=multihead", f"hydra.run.dir={folder}"])
-        assert main() == 0
-    return folder
-
-
-@pytest.fixture
-def folder(ran, tmp_path):
-    return Path(shutil.copytree(ran, tmp_path / "ran"))
 
 
 def test_a_run_leaves_a_folder_that_explains_itself(folder):
@@ -75,12 +38,6 @@ def test_the_default_run_folder_says_what_was_run(cli, tmp_path):
     assert cli(*SMALL, "attention=last", "seed=7").code == 0
     (made,) = tmp_path.glob("runs/date/last/*_seed7_*")
     assert result_of(made)["scoring"] is None
-
-
-def events(folder):
-    read = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
-    read.Reload()
-    return read
 
 
 def test_tensorboard_has_curves_pictures_and_texts(folder):
@@ -151,104 +108,6 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(cli, tmp_p
     assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
 
-def test_a_run_stopped_by_ctrl_c_resumes_to_the_result_it_would_have_had(cli, tmp_path):
-    # hard draws noise as it trains
-    arguments = ["attention=hard", "task.lines=600", "trainer.max_steps=80", "trainer.val_every=20", "trainer.images=0"]
-    assert cli(*arguments, "hydra.run.dir=whole").code == 0
-    command = [*HEEDING, *arguments, "hydra.run.dir=cut"]
-    said = ""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            said += line
-            if line.startswith("step 40/80"):  # the checkpoint of step 20 is there
-                process.send_signal(signal.SIGINT)
-    assert process.returncode == 130
-    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said
-    cut = result_of(tmp_path / "cut")
-    assert cut["status"] == "interrupted"
-    assert 40 <= cut["steps"] < result_of(tmp_path / "whole")["steps"]
-    assert cli("resume=cut").code == 0
-    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
-    resumed, whole = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
-    assert resumed["metrics"] == whole["metrics"]
-    for measure in ("status", "steps", "examples_seen"):
-        assert resumed[measure] == whole[measure]
-    steps = [[event.step for event in events(tmp_path / name).Scalars("val/loss")] for name in ("cut", "whole")]
-    assert steps[0] == steps[1]
-
-
-@pytest.mark.parametrize("how", ["Ctrl-C", "a signal to stop"])
-def test_a_run_stopped_while_it_is_tested_can_go_on(cli, tmp_path, monkeypatch, how):
-    stopping = KeyboardInterrupt if how == "Ctrl-C" else SIGTERMException
-
-    def test_step(experiment, batch, index):
-        raise stopping
-
-    monkeypatch.setattr("attnbench.training.experiment.Experiment.test_step", test_step)
-    said = cli(*SMALL, "trainer.images=0", "hydra.run.dir=cut")
-    assert said.code == 130
-    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said.err
-    assert result_of(tmp_path / "cut")["status"] == "interrupted"
-    assert result_of(tmp_path / "cut")["steps"] == 6
-    said = cli("evaluate", "cut")
-    assert (said.code, said.err) == (130, "attnbench: interrupted\n")
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert cli("resume=cut").code == 0
-    assert result_of(tmp_path / "cut")["status"] == "completed"
-
-
-STOPPING = [signal.SIGTERM, signal.SIGHUP]
-
-
-@pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_to_stop_or_a_closed_terminal_leaves_a_folder_that_goes_on(cli, tmp_path, monkeypatch, number):
-    seen, loss = [], Experiment.loss
-
-    def signalled(experiment, batch):
-        seen.append(batch)
-        if len(seen) == 5:
-            os.kill(os.getpid(), number)
-        return loss(experiment, batch)
-
-    quietly = ("trainer.images=0", "trainer.log_every=1000")
-    assert cli(*SMALL, *quietly, "hydra.run.dir=whole").code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "loss", signalled)
-        said = cli(*SMALL, *quietly, "hydra.run.dir=cut")
-    assert said.code == 130
-    assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said.err
-    cut = result_of(tmp_path / "cut")
-    assert (len(seen), cut["status"], cut["steps"], cut["examples_seen"]) == (5, "interrupted", 4, 4 * 64)
-    assert cli("resume=cut").code == 0
-    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
-    assert signal.getsignal(number) is signal.SIG_DFL
-
-
-@pytest.mark.parametrize("number", [*STOPPING, signal.SIGINT])
-def test_a_run_stopped_while_it_prepares_says_so_and_goes_on(cli, tmp_path, monkeypatch, number):
-    def stopped(task):
-        os.kill(os.getpid(), number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Registry.load().get("task", "date").cls, "prepare", stopped)
-        said = cli(*SMALL, "hydra.run.dir=cut")
-    assert said.code == 130
-    assert result_of(tmp_path / "cut")["status"] == "interrupted"
-    assert cli("resume=cut").code == 0
-    assert result_of(tmp_path / "cut")["status"] == "completed"
-
-
-def test_two_processes_do_not_train_in_one_folder(cli, folder):
-    with lock(folder):
-        said = cli("resume=ran", "trainer.max_steps=9")
-    assert said.code == 2
-    assert said.err == "attnbench: ran: another process is training in it; wait for its end, or stop it\n"
-    assert result_of(folder)["status"] == "completed"
-    assert cli("resume=ran", "trainer.max_steps=9").code == 0
-
-
 def test_subnormal_numbers_are_zero_in_training_and_numbers_again_after_it(cli, tmp_path, monkeypatch):
     seen, loss = [], Experiment.loss
 
@@ -260,33 +119,6 @@ def test_subnormal_numbers_are_zero_in_training_and_numbers_again_after_it(cli, 
     assert cli(*SMALL, "trainer.max_steps=2", f"hydra.run.dir={tmp_path}/ran").code == 0
     assert seen == [0.0, 0.0]
     assert float(torch.tensor(1e-40) * 0.5) > 0
-
-
-def test_a_completed_run_is_not_run_again(cli, folder):
-    before = (folder / "result.json").read_text()
-    said = cli("resume=ran")
-    assert said.code == 0
-    assert "already completed" in said.err
-    assert (folder / "result.json").read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("override", "line"),
-    [
-        ("task.hidden_dim=16", "does not hold this model's weights"),
-        ("attention.num_heads=2", "a run that goes on keeps its attention.num_heads; start a new run for another"),
-        ("optimizer.name=sgd", "a run that goes on keeps its optimizer.name"),
-        ("seed=3", "a run that goes on keeps its seed"),
-        ("trainer.batch_size=0", "trainer.batch_size=0: it is at least 1"),
-    ],
-)
-def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(cli, folder, override, line):
-    before = {name: (folder / name).read_text() for name in ("result.json", "config.yaml")}
-    said = cli("resume=ran", override, "trainer.max_steps=9")
-    assert said.code == 2
-    assert line in said.err
-    assert {name: (folder / name).read_text() for name in before} == before
-    assert cli("evaluate", "ran").code == 0
 
 
 @pytest.mark.parametrize(
@@ -304,52 +136,6 @@ def test_what_is_not_sensible_is_refused_in_a_line(cli, tmp_path, override, line
     assert said.err.startswith(f"attnbench: {line}")
     assert len(said.err.splitlines()) == 1
     assert result_of(tmp_path / "ran")["status"] == "failed"
-
-
-def test_a_resume_with_fewer_steps_than_the_run_has_done_is_refused(cli, folder):
-    said = cli("resume=ran", "trainer.max_steps=4")
-    assert said.code == 2
-    assert "last.ckpt: the run has done 6 steps already, more than the 4 that it is to have now" in said.err
-    assert result_of(folder)["status"] == "completed"
-
-
-@pytest.mark.parametrize("spoil", [{"callbacks": {"ledger": {}}}, {"global_step": "6"}, {"state_dict": 1}])
-def test_a_checkpoint_that_does_not_count_as_ours_do_is_refused_in_a_line(cli, folder, spoil):
-    path = folder / "checkpoints" / "last.ckpt"
-    torch.save(torch.load(path, weights_only=True) | spoil, path)
-    said = cli("resume=ran", "trainer.max_steps=9")
-    assert said.code == 2
-    assert said.err.startswith("attnbench: ran/checkpoints/last.ckpt: ")
-    assert len(said.err.splitlines()) == 1
-
-
-def test_a_damaged_checkpoint_leaves_the_run_as_it_was(cli, folder):
-    before = (folder / "result.json").read_text()
-    (folder / "checkpoints" / "last.ckpt").write_bytes(b"PK")
-    said = cli("resume=ran", "trainer.max_steps=9")
-    assert said.code == 2
-    assert "last.ckpt: refused" in said.err
-    assert (folder / "result.json").read_text() == before
-
-
-@pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_damaged_result_is_written_anew(cli, folder, text):
-    (folder / "result.json").write_text(text)
-    assert cli("resume=ran").code == 0
-    assert result_of(folder)["status"] == "completed"
-
-
-def test_a_run_goes_on_at_another_rate_and_with_the_examples_that_come_next(cli, folder, tmp_path):
-    """Of 6 steps, a round is 3: it goes on to step 9 as a run of 9 steps would, but for its rate."""
-    constant = ("optimizer.schedule=constant", "optimizer.warmup=0", "trainer.images=0")
-    assert cli(*SMALL, *constant, "optimizer.lr=1e-2", "hydra.run.dir=short").code == 0
-    assert cli(*SMALL, *constant, "optimizer.lr=1e-2", "hydra.run.dir=long", "trainer.max_steps=9").code == 0
-    shutil.copytree(tmp_path / "short", tmp_path / "slower")
-    assert cli("resume=short", "trainer.max_steps=9").code == 0
-    assert same(weights_of(tmp_path / "short"), weights_of(tmp_path / "long"))
-    assert cli("resume=slower", "trainer.max_steps=9", "optimizer.lr=1e-5").code == 0
-    rates = [event.value for event in events(tmp_path / "slower").Scalars("train/learning_rate")]
-    assert rates == pytest.approx([1e-2] * 6 + [1e-5] * 3)
 
 
 def test_a_folder_holds_one_run(cli, folder):
@@ -390,20 +176,6 @@ def test_a_failing_run_says_so_in_its_folder(cli, tmp_path):
     assert result["status"] == "failed"
     assert "nowhere.txt" in result["error"]
     assert "Traceback" in (tmp_path / "failed" / "run.log").read_text()
-
-
-def test_a_full_disk_leaves_nothing_that_looks_whole(cli, tmp_path):
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))  # too small for a checkpoint
-    try:
-        said = cli(*SMALL, "trainer.images=0", "hydra.run.dir=full")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert said.code == 2
-    assert said.err.splitlines()[-1].startswith("attnbench: ")
-    assert result_of(tmp_path / "full")["status"] == "failed"
-    assert not list((tmp_path / "full").glob("checkpoints/*.ckpt"))
 
 
 def test_a_config_names_registered_components_only():

@@ -174,8 +174,19 @@ class Checkpoints(pl.Callback):
         best = self.metrics.get(tag, math.nan)
         if math.isnan(best) or sign * metrics[tag] >= sign * best:
             self.metrics = metrics
-            trainer.save_checkpoint(self.best)
-        trainer.save_checkpoint(self.last)
+            self._save(trainer, self.best)
+        self._save(trainer, self.last)
+
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+        """Write a checkpoint whole or not at all: a full disk, or a kill, leaves the one that was there."""
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                partial.replace(path)
+        finally:
+            if trainer.is_global_zero:
+                partial.unlink(missing_ok=True)
 
 
 class TrainMetrics(pl.Callback):

@@ -37,12 +37,12 @@ def test_the_rate_rises_then_falls_to_nothing():
 
 
 def test_a_sparse_table_is_updated_where_a_step_saw_it_and_there_as_adam_would():
-    given = OptimizerConfig(name=OptimizerName.adam, lr=0.1)
+    config = OptimizerConfig(name=OptimizerName.adam, lr=0.1)
     models = [Table(sparse) for sparse in (False, True)]
     rows = torch.tensor([1, 4, 4])
     before = models[1].table.weight.detach().clone()
     for model in models:
-        optimizer = make_optimizer(model, given)
+        optimizer = make_optimizer(model, config)
         for _ in range(3):
             optimizer.zero_grad()
             model(rows).backward()
@@ -55,10 +55,10 @@ def test_a_sparse_table_is_updated_where_a_step_saw_it_and_there_as_adam_would()
 
 @pytest.mark.parametrize("name", OptimizerName)
 def test_not_lazy_a_sparse_table_is_updated_as_a_dense_one(name):
-    given = OptimizerConfig(name=name, lr=0.1, weight_decay=0.2, lazy=False)
+    config = OptimizerConfig(name=name, lr=0.1, weight_decay=0.2, lazy=False)
     models = [Table(sparse) for sparse in (False, True)]
     for model in models:
-        optimizer = make_optimizer(model, given)
+        optimizer = make_optimizer(model, config)
         for rows in ([1, 4, 4], [0], [4, 2], [0]):
             optimizer.zero_grad()
             model(torch.tensor(rows)).backward()
@@ -106,13 +106,13 @@ def test_the_state_of_all_optimizers_is_saved_and_taken_up(lazy):
             model(torch.tensor([1, 4])).backward()
             optimizer.step()
 
-    given = OptimizerConfig(lr=0.1, lazy=lazy)
+    config = OptimizerConfig(lr=0.1, lazy=lazy)
     whole, cut, resumed = Table(True), Table(True), Table(True)
-    train(whole, make_optimizer(whole, given), 4)
-    first = make_optimizer(cut, given)
+    train(whole, make_optimizer(whole, config), 4)
+    first = make_optimizer(cut, config)
     train(cut, first, 2)
     resumed.load_state_dict(cut.state_dict())
-    second = make_optimizer(resumed, given)
+    second = make_optimizer(resumed, config)
     second.load_state_dict(first.state_dict())
     train(resumed, second, 2)
     assert torch.equal(whole.table.weight, resumed.table.weight)
