@@ -136,6 +136,8 @@ class TokenTask(Task):
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
     #: Whether `sequence_accuracy` is measured, the share of sequences that are right at every scored place.
     whole_sequences: ClassVar[bool] = False
+    #: What stands between tokens in texts.
+    separator: ClassVar[str] = " "
     #: How many examples validation has, and each slice of the test.
     val_examples: ClassVar[int] = 1_000
     test_examples: ClassVar[int] = 2_000
@@ -300,7 +302,7 @@ class TokenTask(Task):
         return lines
 
     def _labels(self, tokens: Tensor) -> str:
-        return " ".join(self.label(token) for token in tokens.tolist())
+        return self.separator.join(self.label(token) for token in tokens.tolist())
 
     def predict(self, model: nn.Module, text: str) -> Prediction:
         """Answer a typed text: its likeliest next tokens, and where the first was looked for."""
@@ -317,7 +319,7 @@ class TokenTask(Task):
             best, token = logits[0, -1].softmax(dim=-1).max(dim=-1)
             probability *= float(best)
             tokens.append(int(token))
-        return Prediction(" ".join(map(self.label, tokens[len(typed) :])), probability, looked)
+        return Prediction(self.separator.join(map(self.label, tokens[len(typed) :])), probability, looked)
 
 
 def _cross_entropy(logits: Float[Tensor, "N V"], batch: TokenBatch) -> Float[Tensor, ""]:
