@@ -19,6 +19,8 @@ class LocationAware(Attention):
     weights = softmax over the keys of wᵀ tanh(W query + V key + U f + b)
     context = weights · value
 
+    Of the paper's variants this is the plain one: no window around the last place, no sharpening, no smoothing.
+
     Args:
         query_dim: Dq, the width of a query.
         key_dim: Dk, the width of a key.

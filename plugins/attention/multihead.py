@@ -18,10 +18,12 @@ class MultiHead(Attention):
     head_h = normaliser(score(Wq_h query, Wk_g key)) · Wv_g value,   g the group of head h
     context = Wo [head_1; ...; head_H]
 
-    With scoring=scaled_dot this is `torch.nn.MultiheadAttention`. One scoring function serves all heads: they differ
-    by their projections. Fewer `kv_heads` than heads are grouped-query attention (Ainslie et al. 2023,
-    arXiv:2305.13245), one is multi-query attention (Shazeer 2019, arXiv:1911.02150). A gate multiplies each head, or
-    each of its entries, by sigmoid(Wg query) before Wo (Qiu et al. 2025, arXiv:2505.06708).
+    With scoring=scaled_dot this is `torch.nn.MultiheadAttention`, but for this: a mask is True where a query may attend
+    (torch: where it may not), a row that may attend nothing is zeros (torch: NaN), weights keep their heads, there is
+    no dropout, and each projection begins by itself as `nn.Linear` does (torch: three in one, Xavier's). One scoring
+    function serves all heads: they differ by their projections. Fewer `kv_heads` than heads are grouped-query attention
+    (Ainslie et al. 2023, arXiv:2305.13245), one is multi-query attention (Shazeer 2019, arXiv:1911.02150). A gate
+    multiplies each head, or each of its entries, by sigmoid(Wg query) before Wo (Qiu et al. 2025, arXiv:2505.06708).
 
     Args:
         query_dim: Dq, the width of a query.

@@ -29,6 +29,8 @@ class SlidingWindow(Attention):
     weights = softmax over the keys j with |i - j| <= window of score(query_i, key_j)
     context = weights · value
 
+    Of the paper's patterns this is the window: no dilation, no global tokens.
+
     Queries are taken in blocks, and a block is scored against the keys that one of it may see: the cost is linear in
     the length, with causal=True too, unless weights are asked for. With causal=True a query sees itself and `window`
     keys behind it. A query further than `window` behind the last key sees nothing, and gets zeros.

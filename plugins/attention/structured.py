@@ -16,8 +16,9 @@ class Structured(Attention):
     context = A · value, the r rows side by side
     penalty = coefficient · |A Aᵀ - I|²: hops that look at the same place cost; none by default
 
-    What is asked does not matter: each query gets the same context, unless the mask differs between queries. The
-    hops stand where other mechanisms have heads.
+    As in the paper, without the two layers that it puts behind the context, and without a penalty by default. What is
+    asked does not matter: each query gets the same context, unless the mask differs between queries. The hops stand
+    where other mechanisms have heads.
 
     Args:
         query_dim: Dq, not used.
