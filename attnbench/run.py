@@ -28,7 +28,7 @@ from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
 from attnbench.reports.attention import Pictures
 from attnbench.reports.progress import Bar
-from attnbench.reports.tensorboard import EventLog
+from attnbench.reports.tensorboard import EventLog, forget_hyperparameters
 from attnbench.run_folder import (
     best_checkpoint,
     fingerprint,
@@ -168,6 +168,9 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     quiet()
     on_gpu = settings.accelerator is not Accelerator.cpu and torch.cuda.is_available()
     reset_peak_memory(torch.device("cuda" if on_gpu else "cpu"))
+    if settings.precision is Precision.float16 and not on_gpu:
+        print("attnbench: trainer.precision=float16 is for GPUs: bfloat16 on this processor", file=sys.stderr)
+        settings.precision = Precision.bfloat16
     last = folder / "checkpoints" / "last.ckpt"
     saved = read_checkpoint(last) if resume and last.exists() else None
     done = 0 if saved is None else saved["global_step"]
@@ -222,6 +225,8 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
         task.save(folder)
     if not resume:
         logger.layout(task.metrics())
+    elif is_rank_zero():
+        forget_hyperparameters(folder)
     training = chunk_loader(task, prepared.sampler, settings, experiment.total_steps)
     validation = loader(task, "val", eval_sampler(task, "val", settings))
     with shared(folder, settings):

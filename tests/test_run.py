@@ -146,6 +146,12 @@ def test_a_folder_holds_one_run(cli, folder):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_float16_is_for_gpus_which_is_said(cli, tmp_path):
+    said = cli(*SMALL, "trainer.images=0", "trainer.precision=float16", "hydra.run.dir=ran")
+    assert said.code == 0
+    assert said.err.startswith("attnbench: trainer.precision=float16 is for GPUs: bfloat16 on this processor\nstep ")
+
+
 def test_drawing_takes_no_training_time_and_changes_no_result(cli, tmp_path):
     """The memory's start is random: what is drawn there must not be missing later."""
     machine = ("task=memory", "task.start=random", "task.rows=8", "task.high=3", "trainer.eval_batches=1")

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams
 
 
@@ -50,3 +54,24 @@ class EventLog(TensorBoardLogger):
         }
         for summary in hparams(words, dict(final)):  # type: ignore[no-untyped-call]
             self.experiment.file_writer.add_summary(summary)
+
+
+def forget_hyperparameters(folder: Path) -> None:
+    """Take the row of the HParams page out of a run's events: TensorBoard shows the first, which a resume outdates."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        records = list(RawEventFileLoader(str(path)).Load())
+        try:
+            lasting = [record for record in records if not _has_hyperparameters(record)]
+        except DecodeError:  # somebody's damaged file
+            continue
+        if len(lasting) < len(records):
+            partial = path.with_name(f".{path.name}")
+            with partial.open("wb") as file:
+                writer = RecordWriter(file)
+                for record in lasting:
+                    writer.write(record)
+            partial.replace(path)
+
+
+def _has_hyperparameters(record: bytes) -> bool:
+    return any(value.tag.startswith("_hparams_/") for value in Event.FromString(record).summary.value)

@@ -55,3 +55,13 @@ def test_the_curve_in_the_result_is_that_of_the_events(tmp_path, events):
 
     assert [point["step"] for point in curve] == [3, 6]
     assert [point["val/loss"] for point in curve] == pytest.approx([p.value for p in events.Scalars("val/loss")])
+
+
+def test_a_run_that_was_prolonged_shows_what_it_has_now(tmp_path, cli, events):
+    assert cli("resume=run", "trainer.max_steps=9").code == 0
+    prolonged = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
+    prolonged.Reload()
+    chosen = hparams(prolonged, "_hparams_/session_start_info").session_start_info.hparams
+    assert chosen["trainer.max_steps"].number_value == 9
+    assert [point.step for point in prolonged.Scalars("val/loss")] == [3, 6, 9]
+    assert [event.step for event in prolonged.Images("attention/0")] == [3, 6, 9]
