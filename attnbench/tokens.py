@@ -19,6 +19,7 @@ from attnbench.interfaces import AttentionMap, MakeAttention, Prediction, Split,
 from attnbench.sampling import EXAMPLES, Draws
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torchmetrics import Metric
 
 TRAIN, VAL, TEST = 0, 1, 2  # streams of random numbers; test slice s has stream TEST + s
@@ -136,6 +137,9 @@ class TokenTask(Task):
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
     #: Whether `sequence_accuracy` is measured, the share of sequences that are right at every scored place.
     whole_sequences: ClassVar[bool] = False
+    #: The options that slices vary: the test draws the primary metric over each. A slice that changes several of them
+    #: is of the first.
+    over: ClassVar[tuple[str, ...]] = ()
     #: What stands between tokens in texts.
     separator: ClassVar[str] = " "
     #: How many examples validation has, and each slice of the test.
@@ -269,6 +273,31 @@ class TokenTask(Task):
     def _update(self, metrics: Mapping[str, Metric], name: str, values: Tensor, of_slice: Tensor) -> None:
         for number, suffix in enumerate(self._suffixes()):
             metrics[f"{name}{suffix}"].update(values[of_slice == number])
+
+    def lines(self) -> Mapping[str, Sequence[float]]:
+        """Return what is known of the primary metric beside a run's, of the task and of each slice: here chance."""
+        return {} if self.floor is None else {"chance": [self.floor for _ in self._suffixes()]}
+
+    def figures(self, values: Mapping[str, Any]) -> Mapping[str, Figure]:
+        """Draw the primary metric over each of `over`."""
+        from attnbench.slice_figure import draw_slices
+
+        names = [f"{self.primary}{suffix}" for suffix in self._suffixes()]
+        variants, changes, figures = self.variants(), [{}, *self.slices().values()], {}
+        for option in self.over:
+            first = [next((other for other in self.over if other in changed), option) for changed in changes]
+            chosen = [i for i, name in enumerate(names) if first[i] == option and values[name].numel()]
+            chosen.sort(key=lambda i: getattr(variants[i], option))
+            if len(chosen) > 1:
+                figures[f"{self.primary}_over_{option}"] = draw_slices(
+                    self.primary,
+                    option,
+                    [float(getattr(variants[i], option)) for i in chosen],
+                    [float(values[names[i]]) for i in chosen],
+                    trained=float(getattr(self, option)),
+                    lines={name: [line[i] for i in chosen] for name, line in self.lines().items()},
+                )
+        return figures
 
     def maps(self, model: nn.Module, batch: TokenBatch) -> list[AttentionMap]:
         """Weights of the last layer, all heads; rows and columns are the tokens. None of a mechanism without."""

@@ -47,6 +47,7 @@ class Copying(TokenTask):
         "trainer": {"max_steps": 600, "batch_size": 64, "val_every": 150, "eval_batch_size": 250},
     }
     goal = 0.99
+    over = ("longest", "blanks")
     floor = 1 / 26
     whole_sequences = True
     published: ClassVar[tuple[Published, ...]] = (

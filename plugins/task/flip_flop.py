@@ -51,6 +51,7 @@ class FlipFlop(TokenTask):
     primary = "error"
     mode = "min"
     goal = 0.0
+    over = ("ignore", "length")
     floor = 0.5
     measures = ("error",)
     published: ClassVar[tuple[Published, ...]] = (

@@ -39,6 +39,7 @@ class Induction(TokenTask):
         "trainer": {"max_steps": 400, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
     }
     goal = 0.99
+    over = ("length",)
 
     def __init__(
         self,

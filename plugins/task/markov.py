@@ -45,6 +45,7 @@ class Markov(TokenTask):
     primary = "excess"
     mode = "min"
     goal = 0.02
+    over = ("length",)
     measures = ("excess",)
     published: ClassVar[tuple[Published, ...]] = (
         Published("plateaus at uniform, unigram, then bigram", "Edelman et al. 2024, arXiv:2402.11004",

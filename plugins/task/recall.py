@@ -46,6 +46,7 @@ class Recall(TokenTask):
         "trainer": {"max_steps": 400, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
     }
     goal = 0.99
+    over = ("pairs", "length")
     published: ClassVar[tuple[Published, ...]] = (
         Published("accuracy 1.00", "Arora et al. 2023, arXiv:2312.04927, figure 2", "attention, 512 tokens, 64 pairs",
                   "2 layers, d=64, vocabulary 8,192; the best of four rates on the test data"),

@@ -44,6 +44,7 @@ class StateTracking(TokenTask):
         "trainer": {"max_steps": 300, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
     }
     goal = 0.99
+    over = ("length",)
     published: ClassVar[tuple[Published, ...]] = (
         Published("accuracy 1.00", "Grazzi et al. 2024, arXiv:2411.12537", "parity, DeltaNet, eigenvalues in [-1, 1]",
                   "scaled between chance 0 and 1; trained on 3 to 40 tokens, tested on 40 to 256"),

@@ -252,3 +252,25 @@ def test_a_sequence_can_be_typed(name, text, typed):
     assert task.encode(text) == typed
     with pytest.raises(attnbench.UsageError, match="!"):
         task.encode("!")
+
+
+def test_the_test_is_drawn_over_what_its_slices_vary():
+    task = attnbench.build("task", "recall")
+    values = {name: torch.tensor(0.5) for name in ("accuracy", "accuracy_pairs4", "accuracy_pairs16")}
+    figures = task.figures({**values, "accuracy_longer": torch.empty(0)})  # of a run cut short
+
+    assert list(figures) == ["accuracy_over_pairs"]
+    curve = figures["accuracy_over_pairs"].axes[0].lines[-1]
+    assert curve.get_xdata().tolist() == [4, 8, 16]
+    assert list(task.figures({**values, "accuracy_longer": torch.tensor(0.1)})) == [
+        "accuracy_over_pairs",
+        "accuracy_over_length",
+    ]
+
+
+def test_markov_draws_what_uniform_and_unigram_leave():
+    task = attnbench.build("task", "markov")
+    lines = task.lines()
+
+    assert list(lines) == ["uniform", "unigram", "bigram"]
+    assert all(u > g > b == 0 for u, g, b in zip(*lines.values(), strict=True))
