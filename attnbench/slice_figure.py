@@ -40,9 +40,7 @@ def draw_slices(
         axis.set_xscale("log", base=2)
     axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
-    low, high = min([0.0, *y]), max([*y, *(v for values in lines.values() for v in values)])
-    axis.set(
-        xlabel=option, ylabel=name, ylim=(low, max(1.02, high) if high <= 1.02 and name != "excess" else 1.1 * high)
-    )
+    everything = [*y, *(value for values in lines.values() for value in values)]
+    axis.set(xlabel=option, ylabel=name, ylim=(min(0.0, *y), 1.05 * max(everything)))
     axis.legend(fontsize=8)
     return figure

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor
 
 from attnbench import Draws, Published, Register, Sequences, TokenTask, UsageError, hookimpl
 
-BLANK, MARK = 26, 27
-Kind = Literal["copy", "selective", "ngram"]
+from .strings import GENERATORS, MARK, Kind
 
 
 class Copying(TokenTask):
@@ -93,57 +89,7 @@ class Copying(TokenTask):
 
     def generate(self, draws: Draws) -> Sequences:
         """Draw letters, and how many."""
-        return GENERATORS[self.kind](self, draws)
-
-    def copy(self, draws: Draws) -> Sequences:
-        """Return strings, the mark, and the strings again."""
-        letters, lengths = self._strings(draws)
-        longest, B = self.longest, len(draws)
-        place = torch.arange(2 * longest).expand(B, -1)
-        source = (place - lengths - 1).clamp(0, longest - 1)  # the letter that stands at a place behind the mark
-        again = letters.gather(1, source)
-        first = torch.cat([letters, letters], dim=1)
-        tokens = torch.where(place < lengths, first, torch.where(place == lengths, MARK, again))
-        following = (place - lengths).clamp(0, longest - 1)
-        scored = (place >= lengths) & (place < 2 * lengths)
-        targets = torch.where(scored, letters.gather(1, following), 0)
-        tokens = torch.where(place < 2 * lengths, tokens, BLANK)
-        return Sequences(tokens, targets, scored, torch.where(scored, following, -1))
-
-    def selective(self, draws: Draws) -> Sequences:
-        """Return letters strewn among blanks, and as many marks."""
-        count, B = self.longest, len(draws)
-        letters = draws.integers(26, count)
-        places = draws.choose(count + self.blanks, count).sort(dim=1).values
-        tokens = torch.full((B, 2 * count + self.blanks), BLANK).scatter(1, places, letters)
-        tokens[:, count + self.blanks :] = MARK
-        behind = torch.zeros(B, count + self.blanks, dtype=torch.long)
-        scored = torch.cat([behind.bool(), torch.ones(B, count, dtype=torch.bool)], dim=1)
-        return Sequences(tokens, torch.cat([behind, letters], dim=1), scored, torch.cat([behind - 1, places], dim=1))
-
-    def ngram(self, draws: Draws) -> Sequences:
-        """Return strings, the mark, and an n-gram of each; of equal ones in it, the last is meant."""
-        letters, lengths = self._strings(draws)
-        n, B = self.n, len(draws)
-        start = (draws.uniform(1) * (lengths - n)).long()
-        given = letters.gather(1, start + torch.arange(n))
-        windows = letters.unfold(1, n, 1)[:, : self.longest - n]  # those that a letter follows
-        fits = (windows == given.unsqueeze(1)).all(dim=-1)
-        place = torch.arange(fits.shape[1])
-        found = torch.where(fits & (place + n < lengths), place, -1).amax(dim=1, keepdim=True) + n
-        total = self.longest + 1 + n
-        tokens = torch.full((B, total), BLANK)
-        where = torch.arange(total).expand(B, -1)
-        padded = torch.cat([letters, torch.zeros(B, total - self.longest, dtype=torch.long)], dim=1)
-        tokens = torch.where(where < lengths, padded, tokens)
-        tokens = torch.where(where == lengths, MARK, tokens).scatter(1, lengths + 1 + torch.arange(n), given)
-        scored = where == lengths + n
-        targets = torch.where(scored, letters.gather(1, found), 0)
-        return Sequences(tokens, targets, scored, torch.where(scored, found, -1))
-
-    def _strings(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        lengths = self.shortest + draws.integers(self.longest - self.shortest + 1, 1)
-        return draws.integers(26, self.longest), lengths
+        return GENERATORS[self.kind](draws, self)
 
     def label(self, token: int) -> str:
         """A letter, `.` for a blank, `|` for the mark."""
@@ -160,13 +106,6 @@ class Copying(TokenTask):
         """Return how many letters are left to be written: of a copy, those before the mark that are not behind it."""
         mark = list(tokens).index(MARK) if MARK in tokens else len(tokens)
         return max(1, 2 * mark + 1 - len(tokens)) if self.kind == "copy" else 1
-
-
-GENERATORS: Mapping[Kind, Callable[[Copying, Draws], Sequences]] = {
-    "copy": Copying.copy,
-    "selective": Copying.selective,
-    "ngram": Copying.ngram,
-}
 
 
 @hookimpl
