@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ BLANK, MARK = 26, 27
 Kind = Literal["copy", "selective", "ngram"]
 
 
+@runtime_checkable
 class Sizes(Protocol):
     """The task's options, see there."""
 
