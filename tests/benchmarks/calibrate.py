@@ -1,0 +1,190 @@
+"""Do the next-token tasks tell mechanisms apart? Each arm is tuned alike, then run anew on seeds that chose nothing.
+
+    python tests/benchmarks/calibrate.py FOLDER [TASK ...]
+
+Every arm tries the same learning rates with tuning seed 100, the best by validation is run on seeds 0 to 4. A rate at the
+grid's edge widens the grid by one step for that task, for every arm alike. Runs that are there are not run again; the
+table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across, mean and t interval of five seeds.
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+
+from attnbench.registry import Registry
+from attnbench.reports.statistics import interval, separation, wilson
+from attnbench.run import run
+
+TUNING, REPORTED = (100,), (0, 1, 2, 3, 4)
+RATES = (3e-3, 1e-2, 3e-2)
+WIDEST = (3e-4, 3e-1)
+SOFTMAX = {
+    "multihead": ["attention=multihead", "scoring=scaled_dot"],
+    "multihead, rope": ["attention=multihead", "scoring=rope"],
+    "multihead, alibi": ["attention=multihead", "scoring=alibi"],
+    "sliding_window, 8": ["attention=sliding_window", "scoring=bilinear", "attention.window=8"],
+    "forgetting": ["attention=forgetting", "scoring=scaled_dot"],
+    "stick_breaking": ["attention=stick_breaking", "scoring=scaled_dot"],
+    "path": ["attention=path"],
+}
+STATES = {
+    "linear_attention": ["attention=linear_attention"],
+    "retention": ["attention=retention"],
+    "mamba2": ["attention=mamba2"],
+    "gla": ["attention=gla"],
+    "deltanet": ["attention=deltanet"],
+    "deltanet, negative": ["attention=deltanet", "attention.negative=true"],
+    "gated_deltanet": ["attention=gated_deltanet"],
+}
+CONTROLS = {"uniform": ["attention=uniform"], "last": ["attention=last"]}
+ARMS = {**SOFTMAX, **STATES, **CONTROLS}
+#: What is run of each task, and the arms that say something there; the first is the intended winner.
+TASKS = {
+    "recall": (
+        ["task=recall", "task.pairs=16", "task.length=64", "task.vocabulary=128"],
+        ["multihead", "multihead, rope", "sliding_window, 8", "linear_attention", "retention", "mamba2", "gla", "deltanet",
+         "gated_deltanet", "uniform", "last"],
+    ),
+    "state_tracking": (
+        ["task=state_tracking"],
+        ["deltanet, negative", "deltanet", "gated_deltanet", "gla", "mamba2", "multihead", "multihead, rope",
+         "forgetting", "path", "uniform", "last"],
+    ),
+    "flip_flop": (
+        ["task=flip_flop"],
+        ["path", "forgetting", "stick_breaking", "multihead", "multihead, rope", "multihead, alibi", "gla", "deltanet",
+         "gated_deltanet", "uniform", "last"],
+    ),
+    "induction": (
+        ["task=induction"],
+        ["forgetting", "multihead", "multihead, rope", "multihead, alibi", "linear_attention", "gla", "deltanet",
+         "sliding_window, 8", "uniform", "last"],
+    ),
+    "copy": (
+        ["task=copying"],
+        ["multihead, rope", "multihead", "multihead, alibi", "linear_attention", "gla", "deltanet", "mamba2", "uniform",
+         "last"],
+    ),
+    "selective": (
+        ["task=copying", "task.kind=selective", "task.longest=4", "task.blanks=12"],
+        ["multihead", "multihead, rope", "linear_attention", "gla", "mamba2", "gated_deltanet", "deltanet", "uniform",
+         "last"],
+    ),
+    "markov": (
+        ["task=markov"],
+        ["multihead", "multihead, rope", "linear_attention", "gla", "deltanet", "mamba2", "uniform", "last"],
+    ),
+}  # fmt: skip
+
+
+def measured(folder: Path, registry: Registry, overrides: list[str]) -> dict:
+    """The result of a run, which is run if it is not there."""
+    name = "_".join(o.rpartition(".")[2].replace("=", "-") for o in overrides)
+    path = folder / "runs" / name
+    if (path / "result.json").exists():
+        result = json.loads((path / "result.json").read_text())
+        if result["status"] == "completed":
+            return result
+        for file in sorted(path.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+    path.mkdir(parents=True, exist_ok=True)
+    quiet = ["trainer.progress_bar=false", "trainer.images=0"]
+    with initialize_config_module("attnbench.conf", version_base="1.3"):
+        config = compose("config", overrides=[*overrides, *quiet])
+    if not any(o.startswith("scoring") for o in overrides):
+        config.scoring = None
+    run(config, path, registry, overrides)
+    return json.loads((path / "result.json").read_text())
+
+
+def score(result: dict, split: str) -> float:
+    """The primary metric, more is better."""
+    value = result["metrics"][result["primary"].replace("test/", f"{split}/")]
+    return (value if result["mode"] == "max" else -value) if math.isfinite(value) else -math.inf
+
+
+def tuned(folder: Path, registry: Registry, task: list[str], arms: list[str]) -> tuple[dict[str, float], list[float]]:
+    """The best rate of each arm, and the grid that all of them tried."""
+    rates, chosen = list(RATES), {}
+    while True:
+        for arm in arms:
+            means = {}
+            for lr in rates:
+                runs = [[*task, *ARMS[arm], f"optimizer.lr={lr:g}", f"seed={seed}"] for seed in TUNING]
+                means[lr] = statistics.fmean(score(measured(folder, registry, r), "val") for r in runs)
+            chosen[arm] = max(means, key=lambda lr: (means[lr], -abs(math.log(lr / 1e-2))))
+        low, high = any(lr == rates[0] for lr in chosen.values()), any(lr == rates[-1] for lr in chosen.values())
+        wider = [rates[0] / 3] * low + rates + [rates[-1] * 3] * high
+        wider = [lr for lr in wider if WIDEST[0] <= lr <= WIDEST[1]]
+        if wider == rates or "--narrow" in sys.argv:
+            return chosen, rates
+        rates = wider
+
+
+def main() -> None:
+    """Calibrate."""
+    folder = Path(sys.argv[1])
+    names = [word for word in sys.argv[2:] if not word.startswith("-")] or list(TASKS)
+    registry = Registry.load()
+    registry.store()
+    known = {component.name for component in registry.of("attention")}
+    for name in names:
+        task, wanted = TASKS[name]
+        arms = [arm for arm in wanted if ARMS[arm][0].partition("=")[2] in known]
+        started = time.process_time()
+        chosen, rates = tuned(folder, registry, task, arms)
+        rows, groups, tags = [], [], []
+        for arm in arms:
+            results = [
+                measured(folder, registry, [*task, *ARMS[arm], f"optimizer.lr={chosen[arm]:g}", f"seed={seed}"])
+                for seed in REPORTED
+            ]
+            groups.append([score(r, "test") for r in results])
+            primary = results[0]["primary"]
+            tags = [tag for tag in results[0]["metrics"] if tag == primary or tag.startswith(f"{primary}_")]
+            cells = []
+            for tag in tags:
+                values = [r["metrics"][tag] for r in results]
+                low, high = interval(values) or (values[0], values[0])
+                cells.append(f"{statistics.fmean(values):.3f} [{low:.3f}, {high:.3f}]")
+            reached = sum(
+                (-score(r, "test") <= r["goal"]) if r["mode"] == "min" else (score(r, "test") >= r["goal"])
+                for r in results
+            )
+            low, high = wilson(reached, len(results))
+            seconds = statistics.median(r["train_cpu_seconds"] for r in results)
+            parameters = results[0]["parameters"]
+            rows.append(
+                [
+                    arm,
+                    *cells,
+                    f"{reached}/{len(results)} [{low:.2f}, {high:.2f}]",
+                    f"{chosen[arm]:g}",
+                    f"{seconds:.1f}",
+                    f"{parameters:,}",
+                ]
+            )
+        heads = [
+            "mechanism",
+            *(tag.removeprefix("test/") for tag in tags),
+            "reached the goal",
+            "rate",
+            "CPU s",
+            "parameters",
+        ]
+        table = [heads, ["---"] * len(heads), *rows]
+        apart = separation(groups)
+        text = "\n".join("| " + " | ".join(row) + " |" for row in table)
+        text += f"\n\nRates tried by each arm, on seed {TUNING[0]}: {', '.join(f'{lr:g}' for lr in rates)}. "
+        text += f"Spread between mechanisms over spread between seeds: {'not known' if apart is None else f'{apart:.1f}'}.\n"
+        (folder / f"{name}.md").write_text(text)
+        print(f"{name}: {' '.join(task)}\n{text}\n{time.process_time() - started:.0f} CPU seconds\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
