@@ -84,7 +84,7 @@ TASKS = {
 
 def measured(folder: Path, registry: Registry, overrides: list[str]) -> dict:
     """The result of a run, which is run if it is not there."""
-    name = "_".join(o.rpartition(".")[2].replace("=", "-") for o in overrides)
+    name = "_".join(o.replace("=", "-") for o in overrides)
     path = folder / "runs" / name
     if (path / "result.json").exists():
         result = json.loads((path / "result.json").read_text())
