@@ -2,9 +2,9 @@
 
     python tests/benchmarks/calibrate.py FOLDER [TASK ...]
 
-Every arm tries the same learning rates with tuning seed 100, the best by validation is run on seeds 0 to 4. A rate at the
-grid's edge widens the grid by one step for that task, for every arm alike. Runs that are there are not run again; the
-table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across, mean and t interval of five seeds.
+Every arm tries the same learning rates with tuning seed 100, the best by validation is run on seeds 0 to 4. A best rate
+at the grid's edge widens the grid by one step for that task, for every arm alike. Runs that are there are not repeated;
+the table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across, mean and t interval of five seeds.
 """
 
 import json
@@ -23,6 +23,7 @@ from attnbench.run import run
 TUNING, REPORTED = (100,), (0, 1, 2, 3, 4)
 RATES = (3e-3, 1e-2, 3e-2)
 WIDEST = (3e-4, 3e-1)
+ALIKE = 0.005  # of rates whose validation differs by less, the one nearest to the grid's middle
 SOFTMAX = {
     "multihead": ["attention=multihead", "scoring=scaled_dot"],
     "multihead, rope": ["attention=multihead", "scoring=rope"],
@@ -47,8 +48,8 @@ ARMS = {**SOFTMAX, **STATES, **CONTROLS}
 TASKS = {
     "recall": (
         ["task=recall", "task.pairs=16", "task.length=64", "task.vocabulary=128"],
-        ["multihead", "multihead, rope", "sliding_window, 8", "linear_attention", "retention", "mamba2", "gla", "deltanet",
-         "gated_deltanet", "uniform", "last"],
+        ["multihead", "multihead, rope", "sliding_window, 8", "linear_attention", "retention", "mamba2", "gla",
+         "deltanet", "gated_deltanet", "uniform", "last"],
     ),
     "state_tracking": (
         ["task=state_tracking"],
@@ -117,7 +118,8 @@ def tuned(folder: Path, registry: Registry, task: list[str], arms: list[str]) ->
             for lr in rates:
                 runs = [[*task, *ARMS[arm], f"optimizer.lr={lr:g}", f"seed={seed}"] for seed in TUNING]
                 means[lr] = statistics.fmean(score(measured(folder, registry, r), "val") for r in runs)
-            chosen[arm] = max(means, key=lambda lr: (means[lr], -abs(math.log(lr / 1e-2))))
+            near = [lr for lr in rates if means[lr] >= max(means.values()) - ALIKE]
+            chosen[arm] = min(near, key=lambda lr: abs(math.log(lr / 1e-2)))
         low, high = any(lr == rates[0] for lr in chosen.values()), any(lr == rates[-1] for lr in chosen.values())
         wider = [rates[0] / 3] * low + rates + [rates[-1] * 3] * high
         wider = [lr for lr in wider if WIDEST[0] <= lr <= WIDEST[1]]
@@ -181,7 +183,8 @@ def main() -> None:
         apart = separation(groups)
         text = "\n".join("| " + " | ".join(row) + " |" for row in table)
         text += f"\n\nRates tried by each arm, on seed {TUNING[0]}: {', '.join(f'{lr:g}' for lr in rates)}. "
-        text += f"Spread between mechanisms over spread between seeds: {'not known' if apart is None else f'{apart:.1f}'}.\n"
+        spread = "not known" if apart is None else f"{apart:.1f}"
+        text += f"Spread between mechanisms over spread between seeds: {spread}.\n"
         (folder / f"{name}.md").write_text(text)
         print(f"{name}: {' '.join(task)}\n{text}\n{time.process_time() - started:.0f} CPU seconds\n", flush=True)
 
