@@ -2,8 +2,8 @@
 
     python tests/benchmarks/maps.py PICTURE RUN_FOLDER [RUN_FOLDER ...]
 
-A panel for each run: the exact mixing matrix of its last layer, of the head that puts most on the right places, rows the
-questions and columns the tokens before them. The place of each answer is outlined. Blue is negative.
+A panel for each run: the exact mixing matrix of its last layer, of the head that puts most on the right places. Rows
+are the questions, columns the tokens before them. The place of each answer is outlined; blue is negative.
 """
 
 import sys
