@@ -107,38 +107,38 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         if is_rank_zero():
             write_result(folder, result | outcome)
 
-    with stop_on_signals(), output_that_cannot_fail(), lock(folder, wanted=is_rank_zero()):
-        if not resume:
-            refuse_claimed(folder)
-        with run_log(folder), flush_denormals():
-            try:
-                prepared = prepare(config, folder, registry, resume=resume)
-                begin(config, folder, resume=resume)
-                begun = True
-                write("running")
-                metrics = fit(prepared, config, folder, resume=resume)
-                write(
-                    "completed",
-                    metrics=metrics,
-                    seconds=round(time.perf_counter() - started, 3),
-                    cpu_seconds=round(time.process_time() - cpu_started, 3),
-                    finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                )
-                if is_rank_zero():
-                    primary = f"test/{prepared.experiment.task.primary}"
-                    print(f"{primary} {metrics[primary]:.4f}  {os.path.relpath(folder)}")
-            except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt)
-                with contextlib.suppress(OSError, UsageError):  # what made it fail may be that nothing can be written
-                    if not begun and not resume:
-                        begin(config, folder, resume=False)
-                        begun = True
-                    if begun:
-                        log.error("%s", "".join(traceback.format_exception(error)))
-                        write("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
-                if stopped:
-                    raise Interrupted(str(folder)) from error
-                raise
+    if not resume:
+        refuse_claimed(folder)
+    alone = lock(folder, wanted=is_rank_zero())
+    with stop_on_signals(), output_that_cannot_fail(), alone, run_log(folder), flush_denormals():
+        try:
+            prepared = prepare(config, folder, registry, resume=resume)
+            begin(config, folder, resume=resume)
+            begun = True
+            write("running")
+            metrics = fit(prepared, config, folder, resume=resume)
+            write(
+                "completed",
+                metrics=metrics,
+                seconds=round(time.perf_counter() - started, 3),
+                cpu_seconds=round(time.process_time() - cpu_started, 3),
+                finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            )
+            if is_rank_zero():
+                primary = f"test/{prepared.experiment.task.primary}"
+                print(f"{primary} {metrics[primary]:.4f}  {os.path.relpath(folder)}")
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            with contextlib.suppress(OSError, UsageError):  # what made it fail may be that nothing can be written
+                if not begun and not resume:
+                    begin(config, folder, resume=False)
+                    begun = True
+                if begun:
+                    log.error("%s", "".join(traceback.format_exception(error)))
+                    write("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+            if stopped:
+                raise Interrupted(str(folder)) from error
+            raise
 
 
 @contextlib.contextmanager

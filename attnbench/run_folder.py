@@ -245,18 +245,19 @@ def fingerprint(config: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> str
 
 
 def find(folders: Iterable[Path]) -> Iterator[Path]:
-    """Find the run folders in and under some folders, each once; a run folder holds no others."""
+    """Find the run folders in and under some folders, links followed, each once; a run folder holds no others."""
     seen: set[Path] = set()
     for top in folders:
-        for name, below, files in os.walk(top):
-            if not _holds_a_run(Path(name), files):
-                below[:] = sorted(entry for entry in below if not entry.startswith("."))
-                continue
-            below.clear()
+        for name, below, files in os.walk(top, followlinks=True):
             folder = Path(name)
-            if (real := folder.resolve()) not in seen:
-                seen.add(real)
+            if (real := folder.resolve()) in seen:  # as where a link leads back up
+                below.clear()
+                continue
+            seen.add(real)
+            if _holds_a_run(folder, files):
+                below.clear()
                 yield folder
+            below[:] = sorted(entry for entry in below if not entry.startswith("."))
 
 
 def _holds_a_run(folder: Path, files: Iterable[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -130,6 +131,8 @@ def tabulate(
     for key in by:
         if not any(key in run.config for run in runs):
             raise UsageError(f"--by {key}: no run has it; {nearest(key, {k for run in runs for k in run.config})}")
+    if target is not None and not math.isfinite(target):
+        raise UsageError(f"--target {target}: a value of the validation metric is expected, such as 0.9")
     latest, left_out = _latest(runs)
     if metric is not None and all(run.value(metric) is None for run in latest):
         known = {tag for run in latest for tag in (*run.result["metrics"], *COSTS) if run.value(tag) is not None}

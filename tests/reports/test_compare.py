@@ -15,7 +15,7 @@ from scipy import stats
 from attnbench.errors import UsageError
 from attnbench.reports.compare import tabulate
 from attnbench.reports.runs import read_all
-from attnbench.run_folder import fingerprint, flat, lock
+from attnbench.run_folder import find, fingerprint, flat, lock
 
 
 def table_of(tmp_path, **asked):
@@ -285,6 +285,20 @@ def test_on_a_narrower_one_each_group_is_a_line(make_run, terminal):
         for seed in range(6):
             make_run(name, seed, accuracy)
     assert "\nsoft-additive: 0.9000, n 6, reference\nuniform-additive: 0.8000, n 6, worse\n" in terminal(40)
+
+
+def test_links_are_followed_and_a_run_counts_once(tmp_path, make_run):
+    made = make_run("soft", 0)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/elsewhere").symlink_to(tmp_path / "runs")
+    (tmp_path / "runs/date/up").symlink_to(tmp_path / "runs")
+    assert [folder.resolve() for folder in find([tmp_path / "linked", tmp_path / "runs"])] == [made]
+
+
+@pytest.mark.parametrize("target", ["nan", "inf"])
+def test_a_target_is_a_number(make_run, cli, target):
+    make_run("soft", 0)
+    assert cli("compare", "runs", "--target", target).err.startswith(f"attnbench: --target {target}: a value of")
 
 
 def test_a_metric_that_is_not_a_number_leaves_the_run_out(tmp_path, make_run, cli):
