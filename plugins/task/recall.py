@@ -70,8 +70,7 @@ class Recall(TokenTask):
         positions: Literal["none", "learned", "sinusoidal"] = "none",
     ) -> None:
         half, stacked = vocabulary // 2, layout == "stacked"
-        per_pair = 1 if stacked else 2
-        least = per_pair * (pairs + updates) + 2 * pairs
+        least = (1 if stacked else 2) * (pairs + updates) + 2 * pairs
         if pairs < 1 or not 0 <= updates <= pairs:
             raise ValueError(f"pairs is at least 1, and updates is 0 to {max(pairs, 0)}, not {pairs} and {updates}")
         if length < least or length % 2:
@@ -83,8 +82,7 @@ class Recall(TokenTask):
         tokens = vocabulary + ((half - 1) * (vocabulary - half) if stacked else 0)
         super().__init__(tokens, width=width, layers=layers, mlp=mlp, conv=conv, positions=positions)
         self.pairs, self.length, self.vocabulary, self.layout = pairs, length, vocabulary, layout
-        self.updates, self.noise = updates, noise
-        self.half, self.stacked = half, stacked
+        self.updates, self.noise, self.half, self.stacked = updates, noise, half, stacked
         self.floor = 1 / (vocabulary - half)
 
     def slices(self) -> Mapping[str, Mapping[str, Any]]:

@@ -5,6 +5,7 @@
 Every arm tries the same learning rates with tuning seed 100, the best by validation is run on seeds 0 to 4. A best rate
 at the grid's edge widens the grid by one step for that task, for every arm alike. Runs that are there are not repeated;
 the table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across, mean and t interval of five seeds.
+FOLDER/TASK.png draws the metric over what the slices vary, a line for each mechanism.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from matplotlib.figure import Figure
 
 from attnbench.registry import Registry
 from attnbench.reports.statistics import interval, separation, wilson
@@ -128,6 +130,33 @@ def tuned(folder: Path, registry: Registry, task: list[str], arms: list[str]) ->
         rates = wider
 
 
+def draw(picture: Path, registry: Registry, overrides: list[str], curves: dict[str, dict[str, list[float]]]) -> None:
+    """Draw the primary metric over each option that slices vary: means of the seeds, bars their least and largest."""
+    with initialize_config_module("attnbench.conf", version_base="1.3"):
+        task = registry.build("task", compose("config", overrides=overrides).task)
+    tags = [f"test/{task.primary}", *(f"test/{task.primary}_{name}" for name in task.slices())]
+    variants, changes = task.variants(), [{}, *task.slices().values()]
+    figure = Figure(figsize=(5 * len(task.over) + 2, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(task.over), squeeze=False)[0]
+    for axis, option in zip(axes, task.over, strict=True):
+        first = [next((other for other in task.over if other in changed), option) for changed in changes]
+        places = sorted((getattr(variants[i], option), i) for i in range(len(tags)) if first[i] == option)
+        x = [value for value, _ in places]
+        axis.axvline(getattr(task, option), color="lightgrey", linewidth=6, zorder=0)
+        for number, (arm, values) in enumerate(curves.items()):
+            y = [statistics.fmean(values[tags[i]]) for _, i in places]
+            bars = [[m - min(values[tags[i]]), max(values[tags[i]]) - m] for m, (_, i) in zip(y, places, strict=True)]
+            style = ("o-", "s--", "^:")[number // 10 % 3]
+            axis.errorbar(x, y, list(zip(*bars, strict=True)), fmt=style, capsize=2, markersize=4, label=arm)
+        if min(x) > 0 and max(x) > 3 * min(x):
+            axis.set_xscale("log", base=2)
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
+        axis.set(xlabel=f"{option} (grey: trained on)", ylabel=task.primary)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(picture)
+
+
 def main() -> None:
     """Calibrate."""
     folder = Path(sys.argv[1])
@@ -140,7 +169,7 @@ def main() -> None:
         arms = [arm for arm in wanted if ARMS[arm][0].partition("=")[2] in known]
         started = time.process_time()
         chosen, rates = tuned(folder, registry, task, arms)
-        rows, groups, tags = [], [], []
+        rows, groups, tags, curves = [], [], [], {}
         for arm in arms:
             results = [
                 measured(folder, registry, [*task, *ARMS[arm], f"optimizer.lr={chosen[arm]:g}", f"seed={seed}"])
@@ -150,6 +179,7 @@ def main() -> None:
             primary = results[0]["primary"]
             tags = [tag for tag in results[0]["metrics"] if tag == primary or tag.startswith(f"{primary}_")]
             cells = []
+            curves[arm] = {tag: [r["metrics"][tag] for r in results] for tag in tags}
             for tag in tags:
                 values = [r["metrics"][tag] for r in results]
                 low, high = interval(values) or (values[0], values[0])
@@ -186,6 +216,7 @@ def main() -> None:
         spread = "not known" if apart is None else f"{apart:.1f}"
         text += f"Spread between mechanisms over spread between seeds: {spread}.\n"
         (folder / f"{name}.md").write_text(text)
+        draw(folder / f"{name}.png", registry, task, curves)
         print(f"{name}: {' '.join(task)}\n{text}\n{time.process_time() - started:.0f} CPU seconds\n", flush=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,8 +27,8 @@ from attnbench import (
     hookimpl,
 )
 
-OWN_TEXT = Path(__file__).parent / "text.txt"
-MOST = 4_000_000  # characters that are read
+from .reading import read, read_characters
+
 PARTS: Mapping[Split, tuple[float, float]] = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
@@ -41,8 +40,7 @@ class LanguageModel(TokenTask):
 
     `bits` is the loss in bits a character. The first 80% of the text are for training, then 10% for validation and 10%
     for testing; windows begin anywhere. At the sizes that train in a minute mechanisms differ by little more than seeds
-    do: a sanity check that a mechanism can model text at all, not a task that ranks them. The small text that ships is
-    for a first run; it is learned by heart soon.
+    do: a sanity check, not a task that ranks them. The small text that ships is soon learned by heart.
 
     Args:
         file: the text, UTF-8; or an archive, .tar.gz, whose .txt members are read one after the other, such as that of
@@ -50,8 +48,6 @@ class LanguageModel(TokenTask):
         block: characters of a window.
         width: of the host.
         layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
         positions: none, learned or sinusoidal.
     """
 
@@ -64,8 +60,6 @@ class LanguageModel(TokenTask):
     mode = "min"
     goal = 0.0
     measures = ("bits",)
-    val_examples: ClassVar[int] = 500
-    test_examples: ClassVar[int] = 1_000
     separator = ""
     published: ClassVar[tuple[Published, ...]] = (
         Published("2.71 bits (1.88 nats)", "karpathy/nanoGPT, README", "4 layers, d=128, block 64, 2,000 steps",
@@ -79,31 +73,19 @@ class LanguageModel(TokenTask):
         block: int = 64,
         width: int = 64,
         layers: int = 2,
-        mlp: int = 4,
-        conv: int = 0,
         positions: Literal["none", "learned", "sinusoidal"] = "learned",
     ) -> None:
         if block < 2:
             raise ValueError(f"block is at least 2, not {block}")
-        super().__init__(1, width=width, layers=layers, mlp=mlp, conv=conv, positions=positions)
+        super().__init__(1, width=width, layers=layers, mlp=4, positions=positions)
         self.file, self.block = file, block
         self.characters: list[str] = []
         self.text = torch.zeros(0, dtype=torch.long)
         self.part = PARTS["train"]
 
     def prepare(self) -> None:
-        """Read the text.
-
-        Raises:
-            UsageError: it cannot be read, is no text, or too short.
-        """
-        text = _read(self.file)
-        least = 10 * (self.block + 1)
-        if len(text) < least:
-            where = "the text" if self.file is None else f"task.file={self.file}"
-            raise UsageError(
-                f"{where}: {len(text)} characters; block={self.block} needs {least} or more, a tenth of which is tested"
-            )
+        """Read the text; UsageError if it cannot be read, is no text, or too short."""
+        text = read(self.file, least=10 * (self.block + 1))
         if not self.characters:
             self._know(sorted(set(text)))
         unknown = sorted(set(text) - set(self.characters))
@@ -121,19 +103,8 @@ class LanguageModel(TokenTask):
         (folder / "characters.json").write_text(json.dumps(self.characters), encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
-        """Read them.
-
-        Raises:
-            UsageError: there are none.
-        """
-        path = folder / "characters.json"
-        try:
-            characters = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read: {error}") from error
-        if not (isinstance(characters, list) and characters and all(isinstance(c, str) for c in characters)):
-            raise UsageError(f"{path}: not a list of characters")
-        self._know(characters)
+        """Read them; UsageError if there are none."""
+        self._know(read_characters(folder / "characters.json"))
 
     def data(self, split: Split) -> Dataset[Any]:
         """Return windows of the split's part of the text."""
@@ -172,44 +143,6 @@ class LanguageModel(TokenTask):
     def answer_length(self, tokens: Sequence[int]) -> int:
         """Return 20, or what is left of a window."""
         return max(1, min(20, self.block - len(tokens)))
-
-
-def _read(file: str | None) -> str:
-    """Read a text, or the texts of an archive.
-
-    Raises:
-        UsageError: it cannot be read, or is no text in UTF-8.
-    """
-    path = OWN_TEXT if file is None else Path(file).expanduser()
-    try:
-        if path.name.endswith((".tar.gz", ".tgz")):
-            return _read_archive(path)
-        with path.open(encoding="utf-8-sig") as text:
-            content = text.read(MOST)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"task.file={path}: not a text in UTF-8: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise UsageError(f"task.file={path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not content.strip():
-        raise UsageError(f"task.file={path}: the text is empty")
-    if "\0" in content:
-        raise UsageError(f"task.file={path}: not a text, it holds the character 0")
-    return content
-
-
-def _read_archive(path: Path) -> str:
-    texts, length = [], 0
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            opened = archive.extractfile(member) if member.isfile() and member.name.endswith(".txt") else None
-            if opened is not None:
-                texts.append(opened.read(MOST).decode("utf-8"))
-                length += len(texts[-1]) + 1
-                if length > MOST:
-                    break
-    if not texts:
-        raise UsageError(f"task.file={path}: the archive holds no .txt file")
-    return "\n".join(texts)[:MOST]
 
 
 @hookimpl
