@@ -3,7 +3,7 @@
 from attnbench import startup  # noqa: F401 (before all others)
 
 # isort: split
-from attnbench import chunkwise, downloads, hosts, prefix, sampling
+from attnbench import chunkwise, downloads, heads, hosts, prefix, sampling
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
@@ -68,6 +68,7 @@ __all__ = [
     "full_precision",
     "fused_attention",
     "has_hooks",
+    "heads",
     "hide_masked",
     "hookimpl",
     "hosts",

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnbench.chunkwise import Mixed
+from attnbench.heads import merge_heads
 from attnbench.interfaces import Attention
 from attnbench.masking import hide_masked, prefix_mask
 
@@ -82,7 +83,7 @@ class PrefixAttention(Attention):
         return context, state
 
 
-def head_width(name: str, width: float, num_heads: int) -> int:
+def share_width(name: str, width: float, num_heads: int) -> int:
     """Return the width of each of `num_heads` heads that share `width`, rounded down, at least 1.
 
     Raises:
@@ -95,14 +96,9 @@ def head_width(name: str, width: float, num_heads: int) -> int:
     return max(1, int(width) // num_heads)
 
 
-def split_heads(x: Float[Tensor, "B T HD"], num_heads: int) -> Float[Tensor, "B H T D"]:
-    """Cut the last dimension into heads."""
-    return x.view(*x.shape[:2], num_heads, x.shape[2] // num_heads).transpose(1, 2)
-
-
 def join_heads(x: Float[Tensor, "B H T D"], dtype: torch.dtype) -> Float[Tensor, "B T HD"]:
-    """Undo `split_heads` and `widen`."""
-    return x.transpose(1, 2).flatten(-2).to(dtype)
+    """Put heads side by side, and undo `widen`."""
+    return merge_heads(x).to(dtype)
 
 
 def widen(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:

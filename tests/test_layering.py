@@ -15,7 +15,7 @@ from attnbench.registry import Registry
 ROOT = Path(__file__).parent.parent
 #: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
 ROWS = [
-    {"startup", "errors", "interfaces", "masking", "kernels", "sampling", "config", "measure"},
+    {"startup", "errors", "interfaces", "masking", "kernels", "heads", "sampling", "config", "measure"},
     {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "downloads", "schema", "hookspecs"},
     {"loading", "registry", "training"},
     {"run_folder", "bench", "reports", "scaffold"},
@@ -24,7 +24,7 @@ ROWS = [
     {"__main__"},
 ]
 #: What a plugin may import beside `attnbench` itself.
-PUBLIC = ("hosts", "chunkwise", "prefix", "sampling", "downloads")
+PUBLIC = ("hosts", "heads", "chunkwise", "prefix", "sampling", "downloads")
 #: Where Lightning may be imported: a report is a callback where a class of it is.
 WITH_LIGHTNING = ("training", "run")
 CORE = sorted(path for path in (ROOT / "attnbench").rglob("*.py") if "pytest_attnbench" not in path.parts)

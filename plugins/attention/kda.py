@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from attnbench import PrefixAttention, Register, hookimpl
 from attnbench.chunkwise import delta_rule
-from attnbench.prefix import State, head_width, join_heads, normalise_heads, split_heads, unit, widen
+from attnbench.heads import split_heads
+from attnbench.prefix import State, join_heads, normalise_heads, share_width, unit, widen
 
 
 class KDA(PrefixAttention):
@@ -61,7 +62,7 @@ class KDA(PrefixAttention):
         super().__init__()
         self.widths, self.out_dim = (query_dim, key_dim, value_dim), query_dim
         self.num_heads, self.negative = num_heads, negative
-        self.head_dim = head_width("kda", query_dim, num_heads)
+        self.head_dim = share_width("kda", query_dim, num_heads)
         inner = num_heads * self.head_dim
         self.q_proj = nn.Linear(query_dim, inner, bias=False)
         self.k_proj = nn.Linear(key_dim, inner, bias=False)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from attnbench import PrefixAttention, Register, hookimpl
 from attnbench.chunkwise import decayed_linear
-from attnbench.prefix import State, head_width, join_heads, split_heads, widen
+from attnbench.heads import split_heads
+from attnbench.prefix import State, join_heads, share_width, widen
 
 
 class Mamba2(PrefixAttention):
@@ -63,7 +64,7 @@ class Mamba2(PrefixAttention):
             raise ValueError(f"mamba2 needs state_dim of at least 1, not {state_dim}")
         self.widths, self.out_dim = (query_dim, key_dim, value_dim), query_dim
         self.num_heads, self.state_dim = num_heads, state_dim
-        self.head_dim = head_width("mamba2", expand * query_dim, num_heads)
+        self.head_dim = share_width("mamba2", expand * query_dim, num_heads)
         inner = num_heads * self.head_dim
         self.q_proj = nn.Linear(query_dim, state_dim, bias=False)
         self.k_proj = nn.Linear(key_dim, state_dim, bias=False)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from attnbench import PrefixAttention, Register, hookimpl
 from attnbench.chunkwise import decayed_linear
-from attnbench.prefix import State, head_width, join_heads, normalise_heads, split_heads, widen
+from attnbench.heads import split_heads
+from attnbench.prefix import State, join_heads, normalise_heads, share_width, widen
 
 
 class Retention(PrefixAttention):
@@ -59,8 +60,8 @@ class Retention(PrefixAttention):
         super().__init__()
         self.widths, self.out_dim = (query_dim, key_dim, value_dim), query_dim
         self.num_heads = num_heads
-        self.head_k = head_width("retention", query_dim, num_heads)
-        self.head_v = head_width("retention", expand_v * query_dim, num_heads)
+        self.head_k = share_width("retention", query_dim, num_heads)
+        self.head_v = share_width("retention", expand_v * query_dim, num_heads)
         k_dim, v_dim = num_heads * self.head_k, num_heads * self.head_v
         self.q_proj = nn.Linear(query_dim, k_dim, bias=False)
         self.k_proj = nn.Linear(key_dim, k_dim, bias=False)

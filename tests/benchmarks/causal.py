@@ -3,10 +3,10 @@
     python tests/benchmarks/causal.py [length ...]
 
 All take turns in one process, on one thread, 8 examples of width 64, each mechanism with its own defaults. Printed:
-CPU milliseconds of a call (other processes' turns are not counted), the least over the rounds; the ratio to `multihead`,
-the median over rounds; and the exponent from 512 on. Then `linear_attention` as it is and through its Q x K weights,
-and the two engines beside fla's naive forms, a step at a time (`naive_recurrent_gla`, `delta_rule_recurrence`), written
-here from their definitions; both at 2,048.
+CPU milliseconds of a call (other processes' turns are not counted), the least over the rounds; the ratio to
+`multihead`, the median over rounds; and the exponent from 512 on. Then, at 2,048, `linear_attention` as it is and
+through its Q x K weights, and the two engines beside fla's naive forms, a step at a time (`naive_recurrent_gla`,
+`delta_rule_recurrence`), written here from their definitions.
 """
 
 import math

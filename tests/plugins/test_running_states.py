@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import attnbench
-from attnbench.prefix import split_heads
+from attnbench.heads import split_heads
 
 MECHANISMS: dict[str, list[dict[str, Any]]] = {
     "gla": [{}, {"gate": False, "num_heads": 2, "expand_k": 1.0}],

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from attnbench import Attention, causal_mask, full_precision, hide_masked
 from attnbench.chunkwise import decayed_linear
-from attnbench.prefix import State, head_width, join_heads, split_heads, widen
+from attnbench.heads import split_heads
+from attnbench.prefix import State, join_heads, share_width, widen
 
 from .maps import FEATURE_MAPS, FeatureMap
 
@@ -49,7 +50,7 @@ class LinearAttention(Attention):
         super().__init__()
         self.widths, self.num_heads = (query_dim, key_dim, value_dim), 1 if num_heads is None else num_heads
         map_type = FEATURE_MAPS[feature_map]
-        width = map_type.takes or head_width("linear_attention", query_dim, self.num_heads)
+        width = map_type.takes or share_width("linear_attention", query_dim, self.num_heads)
         projects = num_heads is not None or map_type.takes is not None
         if query_dim != key_dim and not projects:
             raise ValueError(
@@ -66,7 +67,7 @@ class LinearAttention(Attention):
         self.v_proj: nn.Module = nn.Identity()
         self.out_proj: nn.Module = nn.Identity()
         if num_heads is not None:
-            self.head_v, self.out_dim = head_width("linear_attention", query_dim, num_heads), query_dim
+            self.head_v, self.out_dim = share_width("linear_attention", query_dim, num_heads), query_dim
             self.v_proj = nn.Linear(value_dim, num_heads * self.head_v, bias=False)
             self.out_proj = nn.Linear(num_heads * self.head_v, query_dim, bias=False)
 
