@@ -42,20 +42,20 @@ class BenchConfig:
     """What is measured, on what; several values stand with commas between them."""
 
     attention: list[str] | None = field(default_factory=lambda: ["soft", "multihead"])  # null: scores alone
-    scoring: list[str] = field(default_factory=lambda: ["scaled_dot", "additive"])
+    scoring: list[str] = field(default_factory=lambda: ["scaled_dot", "additive"])  # for the modules that take one
     reference: list[str] | None = None  # null: torch_mha,torch_sdpa, or textbook_additive beside scores alone
     length: list[int] = field(default_factory=lambda: [128, 512, 2048])  # queries, and as many keys
-    batch: int = 8
+    batch: int = 8  # examples
     dim: int = 64  # of queries, keys and values
     heads: int = 4  # of torch_mha; ours have their own option
-    weights: bool = False  # whether the weights are asked for
-    causal: bool = False  # whether query i sees keys up to i only
-    compile: bool = False  # whether our modules are measured once more under torch.compile
+    weights: bool = False  # ask for the weights
+    causal: bool = False  # query i sees keys up to i
+    compile: bool = False  # measure our modules once more under torch.compile
     rounds: int = 7  # in each, everything is timed once
-    device: str = "cpu"
-    dtype: Dtype = Dtype.float32
-    threads: int = 1
-    output: str = "bench"  # the folder for bench.json and bench.png; what is there is replaced
+    device: str = "cpu"  # cpu or cuda
+    dtype: Dtype = Dtype.float32  # of tensors and parameters
+    threads: int = 1  # of the CPU
+    output: str = "bench"  # folder for bench.json and bench.png; what is there is replaced
 
 
 class TorchMHA(nn.Module):

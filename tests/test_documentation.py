@@ -183,6 +183,16 @@ def test_every_key_of_a_result_is_documented(cli, tmp_path):
     assert set(json.loads((tmp_path / "ran" / "result.json").read_text())) == documented
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_documented(command, capsys):
+    with pytest.raises(SystemExit):
+        COMMANDS[command](Registry({}), ["--help"])
+    options = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
+    pages = "".join((ROOT / page).read_text() for page in ("attnbench/README.md", "plugins/README.md"))
+    assert f"attnbench {command}" in pages
+    assert not {option for option in options if not re.search(rf"{option}\b", pages)}
+
+
 def test_a_table_of_trained_models_names_its_seeds():
     """What follows such a table is a line on the seeds that it was measured on."""
     for page in DOCUMENTS:

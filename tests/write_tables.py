@@ -5,10 +5,11 @@ A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fai
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import attnbench
+from attnbench.bench import BenchConfig
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.reports.catalogue import families
@@ -16,16 +17,16 @@ from attnbench.reports.usage import SETTINGS, settings
 from attnbench.schema import format_value
 
 ROOT = Path(__file__).parent.parent
+ESCAPED = "\\|"  # within a table's cell
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def option_table(group: str) -> str:
-    """Return a row for each option of `trainer` or `optimizer`."""
-    rows = [
-        f"| `{group}.{s.name}` | `{s.type.replace('|', chr(92) + '|')}` | `{s.default}` | {s.description} |"
-        for s in settings(SETTINGS[group])
-    ]
-    assert len(rows) == len(fields(SETTINGS[group]))
+def option_table(config: type, prefix: str = "") -> str:
+    """Return a row for each option of a configuration dataclass."""
+    rows = []
+    for option in settings(config):
+        words = option.type.replace("|", ESCAPED)
+        rows.append(f"| `{prefix}{option.name}` | `{words}` | `{option.default}` | {option.description} |")
     return "\n".join(["| option | type | default | what it sets |", "|---|---|---|---|", *rows])
 
 
@@ -72,8 +73,8 @@ def _changes(changes: Mapping[str, object]) -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
-    "trainer": lambda: option_table("trainer"),
-    "optimizer": lambda: option_table("optimizer"),
+    **{group: partial(option_table, config, f"{group}.") for group, config in SETTINGS.items()},
+    "bench": partial(option_table, BenchConfig),
     "components": component_table,
     "probes": probe_table,
     "published": published_table,

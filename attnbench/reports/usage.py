@@ -6,7 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
 from typing import Any, get_type_hints
@@ -91,11 +91,11 @@ class Setting:
 
 
 def settings(config: type) -> list[Setting]:
-    """Return the options of a dataclass of `attnbench.config`; the comment behind a field describes it."""
+    """Return the options of a configuration dataclass; the comment behind a field describes it."""
     descriptions, types = dict(COMMENTED.findall(inspect.getsource(config))), get_type_hints(config)
     return [
-        Setting(field.name, _words(types[field.name]), format_value(field.default), descriptions.get(field.name, ""))
-        for field in fields(config)
+        Setting(name, _words(types[name]), format_value(default), descriptions.get(name, ""))
+        for name, default in vars(config()).items()
     ]
 
 
