@@ -13,7 +13,7 @@ from attnbench.registry import Registry
 from attnbench.schema import KINDS
 
 
-def new(registry: Registry, kind: str, name: str, *, package: bool) -> list[Path]:
+def new(registry: Registry, kind: str, name: str, *, package: bool = False, tokens: bool = False) -> list[Path]:
     """Write a plugin into the current folder: `plugins/NAME.py`, or the project `attnbench-NAME`.
 
     Args:
@@ -21,16 +21,20 @@ def new(registry: Registry, kind: str, name: str, *, package: bool) -> list[Path
         kind: scoring, attention or task.
         name: the word on the command line, and the file's name.
         package: write a project that can be installed, with a test.
+        tokens: of a task, write a generator of tokens (`TokenTask`), not a whole task.
 
     Returns:
         What was written, the plugin first.
 
     Raises:
-        UsageError: there is no such kind, the name is taken or no identifier, or a file would be overwritten.
+        UsageError: there is no such kind, `tokens` is not for it, the name is taken or no identifier, or a file would
+            be overwritten.
         OSError: the folder cannot be written.
     """
     if kind not in KINDS:
         raise UsageError(f"new {kind}: no such kind of plugin; {nearest(kind, KINDS)}")
+    if tokens and kind != "task":
+        raise UsageError(f"new {kind} {name} --tokens: only a task is a generator of tokens; leave --tokens out")
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(f"new {kind} {name}: a name is a word of letters, digits and _, not starting with a digit")
     if (kind, name) in registry.components or (kind, name) in registry.taken:
@@ -44,7 +48,8 @@ def new(registry: Registry, kind: str, name: str, *, package: bool) -> list[Path
         "project": f"attnbench-{name.replace('_', '-').strip('-').lower()}",
         "module": f"attnbench_{name}",
     }
-    texts = _package(kind, words) if package else {Path("plugins", f"{name}.py"): _filled(f"{kind}.py.txt", words)}
+    plugin = _filled("tokens.py.txt" if tokens else f"{kind}.py.txt", words)
+    texts = _package(plugin, words) if package else {Path("plugins", f"{name}.py"): plugin}
     _refuse_overwriting(kind, name, words, texts, package)
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,10 +58,10 @@ def new(registry: Registry, kind: str, name: str, *, package: bool) -> list[Path
     return list(texts)
 
 
-def _package(kind: str, words: dict[str, str]) -> dict[Path, str]:
+def _package(plugin: str, words: dict[str, str]) -> dict[Path, str]:
     folder = Path(words["project"])
     return {
-        folder / f"{words['module']}.py": _filled(f"{kind}.py.txt", words),
+        folder / f"{words['module']}.py": plugin,
         folder / f"test_{words['name']}.py": _filled("package/test.py.txt", words),
         folder / "pyproject.toml": _filled("package/pyproject.toml.txt", words),
         folder / "README.md": _filled("package/README.md.txt", words),

@@ -22,6 +22,7 @@ def scaffolded(environment, tmp_path_factory):
     for kind in KINDS:
         for arguments in ([f"my_{kind}"], [f"packed_{kind}", "--package"]):
             call(environment, folder, "new", kind, *arguments)
+    call(environment, folder, "new", "task", "my_tokens", "--tokens")
     return folder
 
 
@@ -50,6 +51,7 @@ def test_new_writes_one_file_for_each_plugin_and_five_for_a_package(scaffolded):
         "plugins/my_scoring.py",
         "plugins/my_attention.py",
         "plugins/my_task.py",
+        "plugins/my_tokens.py",
         f"{packed}/attnbench_packed_scoring.py",
         f"{packed}/test_packed_scoring.py",
         f"{packed}/pyproject.toml",
@@ -84,6 +86,21 @@ def test_scaffolded_files_train(environment, scaffolded):
     result = json.loads((scaffolded / "together" / "result.json").read_text())
     assert result["metrics"]["test/accuracy"] >= 0.99
     assert result["train_seconds"] < 60
+
+
+def test_a_scaffolded_generator_of_tokens_is_a_short_task_that_trains(environment, scaffolded):
+    assert len((scaffolded / "plugins/my_tokens.py").read_text().splitlines()) <= 45
+    call(environment, scaffolded, "task=my_tokens", "hydra.run.dir=tokens")
+    metrics = json.loads((scaffolded / "tokens" / "result.json").read_text())["metrics"]
+    assert metrics["test/accuracy"] >= 0.99
+    assert 0 < metrics["test/accuracy_longer"] <= 1
+
+
+def test_only_a_task_is_a_generator_of_tokens(cli):
+    said = cli("new", "scoring", "mine", "--tokens")
+    assert (said.code, said.err) == (
+        2, "attnbench: new scoring mine --tokens: only a task is a generator of tokens; leave --tokens out\n"
+    )  # fmt: skip
 
 
 def test_scaffolded_packages_train(environment, installed, tmp_path):
