@@ -32,7 +32,8 @@ class Finding:
 
     def told(self) -> str:
         """Return the detail, and where to look."""
-        return f"{self.detail} ({self.where})" if self.where and self.where not in self.detail else self.detail
+        named = f"{self.where.partition(':')[0]}:" in self.detail
+        return f"{self.detail} ({self.where})" if self.where and not named else self.detail
 
 
 def show_laws(results: Mapping[str, list[Finding]], says: Mapping[str, str]) -> None:
@@ -68,12 +69,22 @@ def _one(console: Console, component: str, findings: list[Finding], says: Mappin
     table = Table(box=None, pad_edge=False, title=component, title_justify="left")
     for heading in ("law", "", "what it says, and what came of it"):
         table.add_column(heading)
+    idle: dict[str, list[str]] = {}  # laws that were not tried, by the reason
     for finding in findings:
+        if finding.status == "skipped":
+            idle.setdefault(finding.detail, []).append(finding.law)
+    shared = {law for laws in idle.values() if len(laws) > 1 for law in laws}
+    for finding in sorted(findings, key=lambda finding: finding.status != "broken"):  # what is broken first
+        if finding.law in shared:
+            continue
         text = f"[dim]{escape(says[finding.law])}[/dim]"
         if finding.detail:
             text += f"\n{escape(finding.told())}"
         table.add_row(finding.law, CELLS[finding.status], text)
     console.print(table)
+    for reason, laws in idle.items():
+        if len(laws) > 1:
+            console.print(f"skipped {', '.join(laws)}: {reason}", markup=False)
 
 
 def _many(console: Console, results: Mapping[str, list[Finding]]) -> None:

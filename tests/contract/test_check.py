@@ -27,6 +27,17 @@ def test_laws_that_are_skipped_for_one_reason_are_one_line(capsys: pytest.Captur
     assert "skipped task=mine a, b: no data\nskipped task=mine c: no time\n" in said
 
 
+def test_of_one_component_what_is_broken_stands_first_and_what_was_not_tried_in_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    findings = [Finding("a", "passed"), Finding("b", "broken", "it is NaN", "mine.py:3")]
+    findings += [Finding(law, "skipped", "not tried, since 'b' is broken") for law in "cd"]
+    show_laws({"scoring=mine": findings}, dict.fromkeys("abcd", "It is so."))
+    out = capsys.readouterr().out
+    assert out.index("it is NaN (mine.py:3)") < out.index("holds")
+    assert "skipped c, d: not tried, since 'b' is broken" in out
+
+
 def test_check_takes_a_file_and_exits_with_1_showing_the_smallest_case(
     cli: Callable[..., Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
