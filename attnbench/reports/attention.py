@@ -14,6 +14,7 @@ import torch
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 from attnbench.interfaces import AttentionMap
 from attnbench.training.experiment import Experiment
@@ -40,11 +41,12 @@ def draw(attention_map: AttentionMap) -> Figure:
     many = weights.shape[-1] > TILE
     weights, columns = weights[..., -TILE:], [_label(label) for label in attention_map.columns[-TILE:]]
     longest = max(map(len, columns))
+    tallest = max((_inches(label) for label in columns if len(label) > 8 or not label.isascii()), default=0.0)
     largest = float(np.nan_to_num(weights).max()) if many else 1.0  # of so many keys each has little
     heads, queries, keys = weights.shape
     across = min(heads, max(1, round(40 / keys)))
     down = -(-heads // across)
-    height = queries * CELL + 0.75 + 0.07 * max(0, longest - 8)  # upright labels of some letters have room anyway
+    height = queries * CELL + 0.75 + max(0.0, tallest - 0.5)  # short upright labels have room anyway
     figure = Figure(figsize=(across * (keys * CELL + 0.6) + 0.9, down * height + 0.3), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
@@ -113,7 +115,14 @@ def _label(text: str, family: str = "sans-serif") -> str:
 
 def _drawable(text: str, family: str = "sans-serif") -> str:
     """Spell what the font lacks, which would be drawn as a box: the name of an emoji, the code of a letter."""
-    return text if text.isascii() else "".join(c if ord(c) in _letters(family) else _spelled(c) for c in text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if ord(c) in _letters(family) or c == "\n" else _spelled(c) for c in text)
+
+
+def _inches(label: str) -> float:
+    """Measure a label of 8 points."""
+    return float(TextPath((0, 0), _plain(label), size=8).get_extents().width) / 72
 
 
 def _plain(text: str) -> str:
@@ -125,7 +134,7 @@ def _spelled(character: str) -> str:
     category, name = unicodedata.category(character), unicodedata.name(character, "")
     if category in ("Mn", "Cf"):  # it changes its neighbour, or has no width
         return ""
-    return f":{name.lower()}:" if category == "So" and name else character.encode("ascii", "backslashreplace").decode()
+    return f":{name.lower()}:" if category == "So" and name else character.encode("unicode_escape").decode()
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from attnbench.errors import UsageError
 from attnbench.interfaces import Prediction
+from attnbench.reports.compare import printable
 
 
 def read_text(words: Sequence[str]) -> str:
@@ -54,7 +55,7 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
     if prediction.attention is None:
         return
     weights = prediction.attention.weights.detach().float().mean(dim=(0, 1)).tolist()
-    words = prediction.attention.columns
+    words = [printable(word) for word in prediction.attention.columns]
     most = max(*weights, 1e-12)
     text = Text()
     for word, weight in zip(words, weights, strict=True):

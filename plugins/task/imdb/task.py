@@ -127,7 +127,7 @@ class Imdb(Task):
         log.info("reviews: %s", {split: len(data) for split, data in self.splits.items()})
         log.info("texts that stand in both official splits: %d; again in train: %d, in test: %d", across, train, test)
         if self.preprocessing.validate_on == "test":
-            log.warning("task.validate_on=test: the checkpoint is chosen on the test reviews, as the seed program does")
+            log.warning("task.validate_on=test: the checkpoint is chosen on the test reviews, as old programs do")
 
     def _reviews(self, rows: Array, offsets: Array, labels: Array) -> Reviews:
         if not self.masked:

@@ -143,7 +143,7 @@ def test_a_row_that_is_left_out_adds_nothing_and_the_others_make_up_for_it(prepa
     torch.testing.assert_close(x, (4 * kept.unsqueeze(-1) * model.table(batch.rows)).sum(dim=2))
 
 
-def test_the_seed_programs_model_has_its_parameters():
+def test_the_keras_programs_model_has_its_parameters():
     host = Host(make_attention("self", None), 20_000, embed_dim=128, encoder="none", pooling="mean", dropout=0.5,
                 row_dropout=0.0, masked=False, embed_scale=0.05)  # fmt: skip
     assert sum(parameter.numel() for parameter in host.parameters()) == 2_609_410

@@ -6,7 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from attnbench.plugins.task.imdb import cache
+from rich.console import Console
+
+import attnbench
+from attnbench.reports import prediction
+
+WIDTHS = ("query_dim", "key_dim", "value_dim")
 
 
 def test_predict_answers_for_a_text_without_the_data(cli, ran, monkeypatch):
@@ -98,3 +105,29 @@ def test_a_task_without_texts_says_which_has(cli):
     said = cli("predict", "dates", "text")
     assert said.code == 2
     assert "task=date answers no texts; a run of task=imdb does" in said.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$a$ <br /> [bold]",
+        "\x1b[2J \x00 \u0301 \ufeff",
+        "映画 🎬 ﷺ \U000e0041 \ue000",
+        "\n\t \r",
+        "W" * 10_000,
+        "ﷺ" * 100,
+        " ".join("Wonderful!" for _ in range(1000)),
+    ],
+)
+@torch.no_grad()
+def test_any_text_is_answered_printed_and_drawn(prepare, tmp_path, text):
+    task = prepare()
+    model = task.model(
+        lambda *widths: attnbench.build("attention", "structured", **dict(zip(WIDTHS, widths, strict=True)))
+    )
+    answer = task.predict(model.eval(), text)
+    prediction.show(answer, Console(file=(printed := io.StringIO())))
+    assert "\x1b" not in printed.getvalue()
+    prediction.draw(answer, tmp_path / "words.png")
+    assert answer.label in ("positive", "negative")
+    assert answer.attention.weights.sum(-1).allclose(torch.ones(4, 1))

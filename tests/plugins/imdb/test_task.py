@@ -86,7 +86,7 @@ def test_the_curve_and_its_average_precision_are_exact_where_most_answers_are_su
     assert recall[0] == 0 and recall[-1] == 1 and np.diff(recall).max() < 0.01
 
 
-def test_the_seed_program_is_validated_on_test_and_says_so(cli, tmp_path):
+def test_the_keras_program_is_validated_on_test_and_says_so(cli, tmp_path):
     said = cli("experiment=imdb_keras", "trainer.max_steps=4", "trainer.val_every=2", "trainer.images=1",
                "task.words=30", "trainer.eval_train=20", "hydra.run.dir=keras")  # fmt: skip
     assert said.code == 0, said.err
