@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 #: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
 ROWS = [
     {"startup", "errors", "interfaces", "masking", "kernels", "heads", "sampling", "config", "measure"},
-    {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "downloads", "schema", "hookspecs"},
+    {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "slice_figure", "downloads", "schema", "hookspecs"},
     {"loading", "registry", "training"},
     {"run_folder", "bench", "reports", "scaffold"},
     {"run"},

@@ -58,7 +58,7 @@ class FlipFlop(TokenTask):
         Published("error .069, sparse .403", "Yang et al. 2025, arXiv:2505.16381, table 1", "RoPE, 1 layer, d=64",
                   "2 heads, 512 tokens; trained far longer"),
         Published("error .083, sparse .363", "Yang et al. 2025, arXiv:2505.16381, table 1", "forgetting", "as above"),
-        Published("error 0, sparse 1e-6", "Yang et al. 2025, arXiv:2505.16381, table 1", "PaTH", "as above"),
+        Published("error 0, sparse 1e-6", "Yang et al. 2025, arXiv:2505.16381, table 1", "the PaTH map", "as above"),
     )  # fmt: skip
 
     def __init__(
