@@ -9,7 +9,7 @@ if sys.modules["attnbench"].__file__ is None:  # a folder of that name, as besid
     del sys.modules["attnbench"]
 
 import argparse
-import io
+import errno
 import json
 import os
 import re
@@ -21,15 +21,17 @@ from typing import NoReturn
 import hydra
 import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import attnbench
 from attnbench.config import refuse_expressions
 from attnbench.errors import Interrupted, UsageError, first_line, nearest
 from attnbench.registry import Registry
-from attnbench.schema import KINDS, explain, format_value
-from attnbench.sweep import Job, finish
+from attnbench.schema import format_value
+from attnbench.streams import lossy
+from attnbench.sweep import Job, Outcome, refuse_failures, sum_up
+from attnbench.words import check_overrides, complaint, remember_sweep
 
 
 def list_components(registry: Registry, words: list[str]) -> None:
@@ -135,14 +137,22 @@ def _is_path(name: str) -> bool:
     return named or path.is_dir()
 
 
-def refuse_calls(words: list[str]) -> None:
-    """Refuse a folder of configs that would have Hydra call something: it may be someone else's.
+def read_words(words: list[str]) -> list[str]:
+    """Return a run's words as Hydra takes them, and refuse those that would have it call something.
 
     Raises:
-        UsageError: --experimental-rerun, which unpickles; or a config of --config-dir or --config-path that is no YAML,
-            or that `refuse_expressions` refuses.
+        UsageError: --experimental-rerun, which unpickles; a config of --config-dir or --config-path that is no YAML,
+            or that `refuse_expressions` refuses: it may be someone else's; an option that Hydra lacks; see
+            `check_overrides`.
     """
-    args = get_args_parser().parse_args(words)
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error}; see --hydra-help") from error
+    if unknown:
+        raise UsageError(f"{unknown[0]}: no such option; see --help and --hydra-help")
     if args.experimental_rerun:
         raise UsageError("--experimental-rerun would execute what a file says; resume=RUN_FOLDER reads it as data")
     for folder in (args.config_dir, args.config_path):
@@ -152,6 +162,8 @@ def refuse_calls(words: list[str]) -> None:
             except (ValueError, yaml.YAMLError) as error:
                 raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
             refuse_expressions(path, values, references=True)
+    overrides = check_overrides(args.overrides)
+    return [word for word in words if word not in args.overrides] + overrides
 
 
 #: A word of `predict` that is an option; anything else that begins with "-" is text.
@@ -183,20 +195,22 @@ def predict(registry: Registry, words: list[str]) -> None:
 
 def start(registry: Registry, overrides: list[str]) -> None:
     """Compose a run with Hydra, or several with -m, and run it."""
-    refuse_calls(overrides)
-    registry.store()
+    words = read_words(overrides)
+    many = any(word in ("-m", "--multirun", "hydra.mode=MULTIRUN") for word in words)
+    remember_sweep(words if many else [])
+    registry.store(check_options=not many)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
-    sys.argv[1:] = overrides
+    sys.argv[1:] = words
     job = Job(registry)
+    outcomes: list[Outcome] = []
     try:
         hydra.main(version_base="1.3", config_path="pkg://attnbench.conf", config_name="config")(job)()
-    except ValueError as error:  # a group that has to be chosen is null
-        word = next((override for override in overrides if override.endswith("=null")), first_line(error))
-        raise UsageError(f"{word}: a name is expected; see python -m attnbench --help") from error
     finally:
-        finish()
+        outcomes = sum_up()
     if job.error is not None:
         raise job.error
+    if many:
+        refuse_failures(outcomes)
 
 
 def resume(registry: Registry, folder: Path, overrides: list[str]) -> None:
@@ -268,34 +282,6 @@ def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentPar
     return Parser(f"python -m attnbench {name}", description=command.__doc__, allow_abbrev=False)
 
 
-def complaint(error: Exception, registry: Registry) -> str:
-    """Put what Hydra, OmegaConf or the system says into one line that names what to type."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        if group in KINDS:
-            try:
-                registry.get(group, name)
-            except UsageError as better:
-                return str(better)
-        top = f"no config '{name}' is there; without --config-name and --config-path attnbench's own is parser"
-        return f"{group}={name}: no such {group}; {nearest(name, error.options or ())}" if group else top
-    file = re.match(r"In '(.+)': \w+ raised while composing config", str(error))
-    cause = error.__context__ if file else error.__cause__
-    if isinstance(cause, OmegaConfBaseException):
-        group = str(cause.full_key).partition(".")[0]
-        apart = f"; what is for one {group} alone goes into experiment/{group}/EXPERIMENT_{group.upper()}.yaml"
-        hint = apart if file and group in ("attention", "scoring") else ""
-        return (f"{file[1]}: " if file else "") + explain(cause) + hint
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not understood ({first_line(error)}); quote it, or write GROUP.OPTION=VALUE"
-    text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
-    presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
-    text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(text.split())
-
-
 def dispatch(words: list[str]) -> None:
     """Do what the command line says."""
     word = words[0] if words else ""
@@ -323,13 +309,10 @@ def dispatch(words: list[str]) -> None:
         raise UsageError(complaint(error, registry)) from error
 
 
-def main() -> int:
-    """Run, and turn what a user can mend into one line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
+def answer(words: list[str]) -> int:
+    """Do what the command line says, and turn what a user can mend into one line; return the exit code."""
     try:
-        dispatch(sys.argv[1:])
+        dispatch(words)
     except UsageError as error:
         print(f"attnbench: {first_line(error)}", file=sys.stderr)
         return 2
@@ -340,6 +323,20 @@ def main() -> int:
         print(f"attnbench: interrupted; to go on: python -m attnbench resume={error}", file=sys.stderr)
         return 130
     return 0
+
+
+def main() -> int:
+    """Run; of what could not be printed the reader is told, unless he left (a pipe that ended)."""
+    words = sys.argv[1:]
+    with lossy() as streams:
+        code = answer(words)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        lost = next((f.error for f in streams if f.error and f.error.errno != errno.EPIPE), None)
+        if lost is not None:
+            print(f"attnbench: not all could be printed: {lost.strerror}", file=sys.stderr)
+            code = code or int(words[:1] != [] and words[0] in COMMANDS)  # a run's results are in its folder
+    return code
 
 
 if __name__ == "__main__":

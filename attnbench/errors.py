@@ -10,6 +10,10 @@ class UsageError(Exception):
     """Something that a user can mend: shown as one line, without a traceback, with a non-zero exit code."""
 
 
+class IncompatibleError(UsageError):
+    """A combination that no run can have: a sweep skips it."""
+
+
 class UnfitError(TypeError):
     """A plugin, or a class that it registers, does not fit the bench; the message says what to write instead."""
 
@@ -27,5 +31,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of what an error says."""
+    """Return the first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Plugins, found and loaded one at a time, and what is wrong with each that fails."""
+"""Where plugins are, loading them one at a time, and what is wrong with each that fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pluggy
 from attnbench import hookspecs, plugins  # type: ignore[attr-defined]
 from attnbench.errors import UnfitError, nearest
 from attnbench.interfaces import Attention, ScoringFunction, Task
-from attnbench.schema import check_recipe, check_signature
+from attnbench.schema import check_recipe, check_signature, name_fault
 
 BASES: Mapping[str, type] = {"scoring": ScoringFunction, "attention": Attention, "task": Task}
 SHIPPED = Path(plugins.__file__).resolve().parent
@@ -86,7 +86,7 @@ def load(source: Source) -> list[Component]:
         UnfitError: it does not fit the bench.
         Exception: whatever the plugin raises, SystemExit included; see `reason`.
     """
-    found: list[Component] = []
+    components: list[Component] = []
     plugin = source.load()
     manager = pluggy.PluginManager("attnbench")
     manager.add_hookspecs(hookspecs)
@@ -107,15 +107,13 @@ def load(source: Source) -> list[Component]:
         ) from error
     for kind, base in BASES.items():
         hook = getattr(manager.hook, f"register_{kind}")
-        hook(register=partial(_add, found, source.origin, kind, base))
-    return found
+        hook(register=partial(_add, components, source.origin, kind, base))
+    return components
 
 
-def _add(found: list[Component], origin: str, kind: str, base: type, name: str, cls: Any) -> None:
-    if not (isinstance(name, str) and name.isidentifier()):
-        raise UnfitError(
-            f"{kind} {name!r}: a name is a word of letters, digits and _, not starting with a digit: rename it"
-        )
+def _add(components: list[Component], origin: str, kind: str, base: type, name: str, cls: Any) -> None:
+    if (fault := name_fault(str(name))) is not None:
+        raise UnfitError(f"{kind} {name!r}: {fault}: rename it")
     if not (isinstance(cls, type) and issubclass(cls, base)):
         what = cls.__name__ if isinstance(cls, type) else repr(cls)
         parent = base.__name__
@@ -123,18 +121,18 @@ def _add(found: list[Component], origin: str, kind: str, base: type, name: str, 
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise UnfitError(f"{kind} '{name}': {cls.__name__} is abstract: define {missing}")
-    if any((other.kind, other.name) == (kind, name) for other in found):
+    if any((other.kind, other.name) == (kind, name) for other in components):
         raise UnfitError(f"it registers {kind} '{name}' twice: rename one of them")
     check_signature(kind, cls)
     if issubclass(cls, Task):
         check_recipe(cls.__name__, cls.recipe)
         if not isinstance(getattr(cls, "primary", None), str):
             raise UnfitError(f'{cls.__name__} has no `primary`: write `primary = "accuracy"`, a key of its metrics()')
-    found.append(Component(kind, name, cls, origin))
+    components.append(Component(kind, name, cls, origin))
 
 
 def sources(paths: tuple[Path, ...]) -> Iterator[Source]:
-    """Find what there is to load: in plugin folders, by installed packages' entry points, and `paths` besides."""
+    """Return what there is to load: in plugin folders, by installed packages' entry points, and `paths` besides."""
     seen: dict[str, Path] = {}
     for folder in plugins.folders():
         for path in _plugins_in(folder):

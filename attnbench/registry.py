@@ -13,10 +13,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from attnbench.config import RunConfig, mechanism
-from attnbench.errors import UsageError, nearest
+from attnbench.errors import IncompatibleError, UsageError, nearest
 from attnbench.interfaces import Attention, ScoringFunction, Task
 from attnbench.loading import BASES, Component, Failure, Source, clash, load, reason, sources
 from attnbench.schema import constructor_arguments, fill, node, takes_score
+
+#: Groups of presets, of which a run need have none.
+PRESETS = ("experiment", "trainer", "optimizer")
+#: Where the processes of a sweep find which keys are swept, with commas.
+SWEPT = "ATTNBENCH_SWEPT"
 
 
 @dataclass
@@ -26,7 +31,7 @@ class Registry:
     components: dict[tuple[str, str], Component] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     #: names that two plugins claim: neither has them, and a run that asks for one is told of both
-    taken: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    contested: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     #: plugins that $ATTNBENCH_DISABLE keeps out
     disabled: list[Source] = field(default_factory=list)
 
@@ -54,38 +59,49 @@ class Registry:
 
     def _load_one(self, source: Source) -> None:
         try:
-            found = load(source)
+            components = load(source)
         except (Exception, SystemExit) as error:
             if source.shipped:
                 raise
             self.failures.append(Failure(source.name, source.origin, reason(error, source)))
             return
-        for component in found:
+        for component in components:
             key = (component.kind, component.name)
-            if key in self.taken:
-                other = self.taken[key][0]
+            if key in self.contested:
+                other = self.contested[key][0]
             elif key in self.components:
                 other = self.components.pop(key).origin
             else:
                 self.components[key] = component
                 continue
-            self.taken[key] = (other, component.origin)
+            self.contested[key] = (other, component.origin)
             self.failures.append(Failure(source.name, source.origin, clash(key, other, source)))
 
-    def store(self) -> None:
-        """Hand Hydra a typed node for every component, and for the run itself."""
+    def store(self, *, check_options: bool = True) -> None:
+        """Hand Hydra a typed node for every component, and for the run itself.
+
+        Args:
+            check_options: whether Hydra is to refuse the options that a component lacks. In a sweep each job's are
+                refused by themselves (see `attnbench.run_folder.typed`): an option may be for one of its mechanisms.
+        """
         from hydra.core.config_store import ConfigStore  # `build` does without Hydra
 
         store = ConfigStore.instance().store
         store(name="run", node=RunConfig)
         for component in self.components.values():
-            made: Any = node(component.name, component.cls)
+            made: Any = OmegaConf.structured(node(component.name, component.cls))
+            if not check_options:
+                made = OmegaConf.create(OmegaConf.to_container(made, enum_to_str=True))
+                OmegaConf.set_struct(made, False)
             if issubclass(component.cls, Task):
                 # a task may override the run around it, so that its own options stand one level down
-                recipe = {**component.cls.recipe, "task": OmegaConf.structured(made)}
+                recipe = {**component.cls.recipe, "task": made}
                 store(group="task", name=component.name, node=recipe, package="_global_")
             else:
                 store(group=component.kind, name=component.name, node=made)
+        store(group="scoring", name="none", node={"name": None})
+        for group in PRESETS:
+            store(group=group, name="none", node={}, package="_global_" if group == "experiment" else group)
         OmegaConf.register_new_resolver("mechanism", self.mechanism, replace=True)
         OmegaConf.register_new_resolver("override_suffix", override_suffix, replace=True)
 
@@ -106,8 +122,8 @@ class Registry:
             UsageError: there is none of that name, or the plugin of that name failed, or two plugins claim it.
         """
         key = (kind, name)
-        if key in self.taken:
-            first, second = self.taken[key]
+        if key in self.contested:
+            first, second = self.contested[key]
             raise UsageError(f"{kind}={name}: both {first} and {second} register it; rename one of them")
         if key not in self.components:
             for failure in self.failures:
@@ -116,19 +132,27 @@ class Registry:
             raise UsageError(f"{kind}={name}: no such {kind}; {nearest(name, (c.name for c in self.of(kind)))}")
         return self.components[key]
 
-    def incompatibility(self, attention: str, *, task: str | None = None, scoring: str | None = None) -> str | None:
-        """Return why an attention module goes with neither that task nor that scoring function; None where it does.
+    def incompatibility(self, attention: str, *, task: str | None = None, scoring: str | None = "*") -> str | None:
+        """Return why no run can have an attention module with that task and scoring function; None where one can.
+
+        Args:
+            attention: its name.
+            task: a task's name; None: any.
+            scoring: a scoring function's name; None: none; `*`: any.
 
         Raises:
             UsageError: there is no such attention or task.
         """
         cls = self.get("attention", attention).cls
-        if scoring is not None and not takes_score(cls):
+        if not takes_score(cls) and scoring not in (None, "*"):
             return f"scoring=: attention={attention} uses no scoring function; leave scoring= out"
+        if takes_score(cls) and scoring is None:
+            known = ", ".join(component.name for component in self.of("scoring"))
+            return f"attention={attention} needs a scoring function: scoring=NAME, one of {known}"
         if task is not None and cls.recurrent and not self.get("task", task).cls.stepwise:
             return (
                 f"attention={attention} moves from where it looked before, one query at a time, "
-                f"and the host of task={task} asks all its queries at once"
+                f"and the host of task={task} asks all its queries at once; choose another attention"
             )
         return None
 
@@ -162,17 +186,15 @@ class Registry:
         """Make an attention module, with the scoring function that it is to use.
 
         Raises:
-            UsageError: as `build`; or a scoring function is missing, or given to a mechanism that uses none.
+            UsageError: as `build`; or a scoring function is missing, or chosen for a mechanism that uses none.
         """
         component = self.get("attention", str(attention["name"]))
         widths = {"query_dim": query_dim, "key_dim": key_dim, "value_dim": value_dim}
-        if scoring is not None and (reason := self.incompatibility(component.name, scoring=str(scoring["name"]))):
-            raise UsageError(reason)
-        if not takes_score(component.cls):
-            return self.build("attention", attention, **widths)  # type: ignore[no-any-return]
+        reason = self.incompatibility(component.name, scoring=None if scoring is None else str(scoring["name"]))
+        if reason is not None:
+            raise IncompatibleError(reason)
         if scoring is None:
-            known = ", ".join(c.name for c in self.of("scoring"))
-            raise UsageError(f"attention={component.name} needs a scoring function: scoring=NAME, one of {known}")
+            return self.build("attention", attention, **widths)  # type: ignore[no-any-return]
         chosen = scoring
 
         def score(query_dim: int, key_dim: int) -> ScoringFunction:
@@ -182,10 +204,22 @@ class Registry:
 
 
 def override_suffix(overrides: Sequence[str]) -> str:
-    """Name what was typed, for the run folder's name: `_optimizer.lr-0.1`; its path tells the rest."""
-    typed = [override for override in overrides if override.partition("=")[0] not in (*BASES, "seed")]
-    words = "".join(f"_{override.lstrip('+')}" for override in typed)
-    return re.sub(r"[^\w.+-]+", "-", words)[:80]
+    """Return what was typed, for a run folder's name, what is swept first: `_lr-0.1_max_steps-300`.
+
+    Its path says the components, and config.yaml everything. A path is its last part, a long value its beginning;
+    what would make the name longer than 80 characters is left out whole.
+    """
+    swept = os.environ.get(SWEPT, "").split(",")
+    typed = [override.lstrip("+").partition("=") for override in overrides]
+    suffix = ""
+    for key, _, value in sorted(typed, key=lambda word: word[0] not in swept):
+        if key in (*BASES, "seed") or key.startswith("hydra"):
+            continue
+        short = value.rstrip("/").rpartition("/")[2]
+        part = re.sub(r"[^\w.+-]+", "-", f"{key.rpartition('.')[2]}-{short[:20].strip()}")
+        if len(suffix) + 1 + len(part) <= 80:
+            suffix += f"_{part}"
+    return suffix
 
 
 def build(kind: str, name: str, /, *, scoring: str | Mapping[str, Any] | None = None, **arguments: Any) -> Any:

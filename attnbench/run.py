@@ -286,8 +286,6 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
     Raises:
         UsageError: the components do not fit each other, or one refuses its options (see `Task.model`).
     """
-    if (reason := registry.incompatibility(config.attention.name, task=config.task.name)) is not None:
-        raise UsageError(f"{reason}; choose another attention")
     task: Task = registry.build("task", config.task)
     task.seed = config.seed
     if folder is not None:

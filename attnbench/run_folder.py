@@ -18,10 +18,10 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from attnbench.config import RunConfig, refuse_expressions
-from attnbench.errors import UsageError, first_line
+from attnbench.errors import IncompatibleError, UsageError, first_line
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, explain, node
 
@@ -138,20 +138,25 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -> DictConfig:
-    """Put a saved config, and `key=value` overrides of it, back into typed nodes: registered components only.
+    """Put a config's values, and `key=value` overrides of them, into typed nodes: registered components only.
 
     Raises:
+        IncompatibleError: no run can have these components together, or one lacks an option.
         UsageError: it is not the config of a run, or an override is misspelt, of the wrong type, or no `key=value`.
     """
     config = OmegaConf.structured(RunConfig)
+    chosen: dict[str, str | None] = dict.fromkeys(KINDS)
     for kind in KINDS:
-        node_values = values.get(kind)
-        if node_values is None and kind == "scoring":
+        component = values.get(kind)
+        if component is None and kind == "scoring":
             continue
-        if not isinstance(node_values, Mapping) or "name" not in node_values:
+        if not isinstance(component, Mapping) or "name" not in component:
             raise UsageError(f"config.yaml: no {kind} is named; it is not the config of a run")
-        name = str(node_values["name"])
+        name = chosen[kind] = str(component["name"])
         config[kind] = OmegaConf.structured(node(name, registry.get(kind, name).cls))
+    reason = registry.incompatibility(str(chosen["attention"]), task=chosen["task"], scoring=chosen["scoring"])
+    if reason is not None:
+        raise IncompatibleError(reason)
     try:
         config = OmegaConf.merge(config, dict(values))
         for override in overrides:
@@ -162,7 +167,9 @@ def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -
                 raise UsageError(f"{override}: this run's {key} stays what it is; start a new run for another")
             config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
     except OmegaConfBaseException as error:
-        raise UsageError(explain(error)) from error
+        lacking = isinstance(error, ConfigAttributeError | ConfigKeyError)
+        kind = str(error.full_key).partition(".")[0]
+        raise (IncompatibleError if lacking and kind in KINDS else UsageError)(explain(error)) from error
     OmegaConf.set_struct(config, True)
     return config  # type: ignore[return-value]
 

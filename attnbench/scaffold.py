@@ -10,7 +10,7 @@ from string import Template
 
 from attnbench.errors import UsageError, nearest
 from attnbench.registry import Registry
-from attnbench.schema import KINDS
+from attnbench.schema import KINDS, name_fault
 
 
 def new(registry: Registry, kind: str, name: str, *, package: bool = False, tokens: bool = False) -> list[Path]:
@@ -35,9 +35,12 @@ def new(registry: Registry, kind: str, name: str, *, package: bool = False, toke
         raise UsageError(f"new {kind}: no such kind of plugin; {nearest(kind, KINDS)}")
     if tokens and kind != "task":
         raise UsageError(f"new {kind} {name} --tokens: only a task is a generator of tokens; leave --tokens out")
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise UsageError(f"new {kind} {name}: a name is a word of letters, digits and _, not starting with a digit")
-    if (kind, name) in registry.components or (kind, name) in registry.taken:
+    if (fault := name_fault(name)) is not None:
+        raise UsageError(f"new {kind} {name}: {fault}; choose another")
+    if keyword.iskeyword(name) or name.startswith("_"):
+        why = "files that begin with _ are not loaded" if name.startswith("_") else "Python has that word for itself"
+        raise UsageError(f"new {kind} {name}: {why}; choose another name")
+    if (kind, name) in registry.components or (kind, name) in registry.contested:
         raise UsageError(f"new {kind} {name}: {kind}={name} exists (`list {name}` says where); choose another name")
     title = name.replace("_", " ").strip().capitalize() or name
     words = {

@@ -27,6 +27,8 @@ FRAMEWORK_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "task": (),
 }
 KINDS = tuple(FRAMEWORK_ARGUMENTS)
+#: Words that YAML, or Hydra's command line, takes for a truth, a number or nothing.
+RESERVED = {"true", "false", "yes", "no", "on", "off", "y", "n", "null", "none", "nan", "inf"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def options(cls: type) -> list[Option]:
         name = parameter.name
         where = f"{cls.__name__}'s option '{name}'"
         if name == "name":
-            raise UnfitError(f"{where} is taken: it holds the component's registered name: choose another word")
+            raise UnfitError(f"{where} is reserved: it holds the component's registered name: choose another word")
         if name not in hints:
             raise UnfitError(f"{where} has no type: write `{name}: int = 3`, or what it is")
         if parameter.default is parameter.empty:
@@ -95,6 +97,15 @@ def options(cls: type) -> list[Option]:
             raise UnfitError(f"{where} has a mutable default: write a tuple, `{name}: tuple[int, ...] = (1, 2)`")
         result.append(Option(name, hints[name], parameter.default))
     return result
+
+
+def name_fault(name: str) -> str | None:
+    """Return why a word cannot be a component's name; None where it can."""
+    if not (name.isidentifier() and name.isascii()):
+        return "a name is a word of ASCII letters, digits and _, not starting with a digit"
+    if name.lower() in RESERVED:
+        return "YAML and the command line read that word as a value, not as a name"
+    return None
 
 
 def check_signature(kind: str, cls: type) -> None:

@@ -16,9 +16,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from attnbench.errors import Interrupted, UsageError, first_line
+from attnbench.errors import IncompatibleError, Interrupted, UsageError, first_line
 from attnbench.registry import Registry
-from attnbench.run_folder import find, fingerprint, flat
+from attnbench.run_folder import find, fingerprint, flat, plain, typed
 from attnbench.schema import takes_score
 
 #: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
@@ -94,67 +94,84 @@ class Job:
     def __call__(self, config: DictConfig) -> None:
         """Run a composed config."""
         chosen = HydraConfig.get()
-        typed, folder = list(chosen.overrides.task), Path(chosen.runtime.output_dir)
-        reason = self._incompatibility(config, typed)
+        overrides, folder = list(chosen.overrides.task), Path(chosen.runtime.output_dir)
         if chosen.mode is RunMode.MULTIRUN:
-            self._one_of_many(config, folder, typed, reason)
+            self._one_of_many(config, folder, overrides)
             return
         try:
-            if reason is not None:
-                raise UsageError(reason)
-            self._run(config, folder, typed)
+            self._run(self._typed(config, folder, overrides), folder, overrides)
         except Exception as error:  # Hydra would print it its own way
             self.error = error
 
-    def _incompatibility(self, config: DictConfig, typed: list[str]) -> str | None:
-        chosen = any(override.startswith(("scoring=", "scoring.")) for override in typed)
-        scoring = config.scoring.name if chosen else None
-        if not takes_score(self.registry.get("attention", config.attention.name).cls):
-            config.scoring = None
-        return self.registry.incompatibility(config.attention.name, task=config.task.name, scoring=scoring)
+    def _typed(self, config: DictConfig, folder: Path, overrides: list[str]) -> DictConfig:
+        """Return the run's config; without a scoring function where none is used, and none was asked for.
 
-    def _run(self, config: DictConfig, folder: Path, typed: list[str]) -> None:
+        Raises:
+            UsageError: see `attnbench.run_folder.typed`; Hydra's folder is gone then.
+        """
+        unused = not takes_score(self.registry.get("attention", config.attention.name).cls)
+        asked = any(override.startswith(("scoring=", "scoring.")) for override in overrides)
+        if config.scoring.name is None or (unused and not asked):
+            config.scoring = None
+        try:
+            return typed(self.registry, plain(config), [])
+        except UsageError:
+            _remove(folder)
+            raise
+
+    def _run(self, config: DictConfig, folder: Path, overrides: list[str]) -> None:
         from attnbench.run import run
 
         if self.worker:
             config.trainer.progress_bar = False  # several would write over each other
-        run(config, folder, self.registry, typed)
+        run(config, folder, self.registry, overrides)
 
-    def _one_of_many(self, config: DictConfig, folder: Path, typed: list[str], incompatibility: str | None) -> None:
-        from attnbench.run_folder import plain
-
-        mark, name = fingerprint(flat(plain(config))), " ".join(typed)
-        before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("existing", "completed")), None)
-        if incompatibility is not None or before is not None:
-            with contextlib.suppress(OSError):  # Hydra made it
-                folder.rmdir()
-                folder.parent.rmdir()
-        if incompatibility is not None:
-            say(f"skipped: {name}: {incompatibility}")
-            note(Outcome("incompatible", typed, incompatibility))
+    def _one_of_many(self, composed: DictConfig, folder: Path, overrides: list[str]) -> None:
+        name = " ".join(overrides)
+        try:
+            config = self._typed(composed, folder, overrides)
+        except IncompatibleError as error:
+            say(f"skipped: {name}: {error}")
+            note(Outcome("incompatible", overrides, str(error)))
             return
+        except UsageError as error:
+            self._fail(error, folder, overrides)
+            return
+        mark = fingerprint(flat(plain(config)))
+        before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("existing", "completed")), None)
         if before is not None:
+            _remove(folder)
             say(f"already completed: {name}: {os.path.relpath(before.folder)}")
-            note(Outcome("completed before", typed, folder=before.folder))
+            note(Outcome("completed before", overrides, folder=before.folder))
             return
         try:
-            self._run(config, folder, typed)
+            self._run(config, folder, overrides)
         except Interrupted as error:
-            note(Outcome("interrupted", typed, "interrupted", str(folder)))
+            note(Outcome("interrupted", overrides, "interrupted", str(folder)))
             raise KeyboardInterrupt from error
         except Exception as error:
-            reason = first_line(error) if str(error).strip() else type(error).__name__
-            if not isinstance(error, UsageError):
-                reason = f"{type(error).__name__}: {reason}"
-            say(f"failed: {name}: {reason}")
-            note(Outcome("failed", typed, reason, str(folder)))
+            self._fail(error, folder, overrides)
         else:
-            note(Outcome("completed", typed, folder=str(folder), fingerprint=mark))
+            note(Outcome("completed", overrides, folder=str(folder), fingerprint=mark))
+
+    def _fail(self, error: Exception, folder: Path, overrides: list[str]) -> None:
+        reason = first_line(error)
+        if not isinstance(error, UsageError) and str(error).strip():
+            reason = f"{type(error).__name__}: {reason}"
+        say(f"failed: {' '.join(overrides)}: {reason}")
+        note(Outcome("failed", overrides, reason, str(folder)))
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run, if there is nothing in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 def _in_a_worker() -> Job:
     registry = Registry.load()
-    registry.store()
+    registry.store(check_options=False)
     return Job(registry, worker=True)
 
 
@@ -163,34 +180,45 @@ def say(line: str) -> None:
     print(f"attnbench: {line}", file=sys.stderr, flush=True)
 
 
-def finish() -> None:
-    """Sum up the sweep that this process ran, if it ran one: a line, and a table of what failed; remove the journal.
-
-    Raises:
-        UsageError: a job failed.
-    """
+def sum_up() -> list[Outcome]:
+    """Return what became of the jobs of the sweep that this process ran, if it ran one, and print it."""
     if JOURNAL not in os.environ:
-        return
+        return []
     outcomes = [outcome for outcome in noted() if outcome.kind != "existing"]
     Path(os.environ.pop(JOURNAL)).unlink(missing_ok=True)
+    if not outcomes:
+        return []
     kinds = ("completed", "completed before", "incompatible", "interrupted", "failed")
     counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in kinds}
     say(f"{len(outcomes)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
-    if not failed:
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    if failed:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("failed job", "why", "see"):
-        table.add_column(heading, overflow="fold")
-    for outcome in failed:
-        log = os.path.relpath(Path(outcome.folder) / "run.log")
-        table.add_row(*map(Text, (" ".join(outcome.overrides), outcome.reason, log)))
-    Console(stderr=True, highlight=False).print(table)
-    raise UsageError(
-        f"{len(failed)} of {len(outcomes)} jobs failed; started again, the sweep runs only what is missing"
-    )
+        table = Table(box=box.SIMPLE_HEAD)
+        for heading in ("failed job", "why", "see"):
+            table.add_column(heading, overflow="fold")
+        for outcome in failed:
+            log = Path(outcome.folder) / "run.log"
+            see = os.path.relpath(log) if log.exists() else ""
+            table.add_row(*map(Text, (" ".join(outcome.overrides), outcome.reason, see)))
+        Console(stderr=True, highlight=False).print(table)
+    return outcomes
+
+
+def refuse_failures(outcomes: list[Outcome]) -> None:
+    """Refuse a sweep in which a job failed, or none could be run.
+
+    Raises:
+        UsageError: the line says which.
+    """
+    failed = sum(outcome.kind == "failed" for outcome in outcomes)
+    if failed:
+        raise UsageError(f"{failed} of {len(outcomes)} jobs failed; started again, the sweep runs only what is missing")
+    if not outcomes:
+        raise UsageError("-m: 0 jobs: a pattern, glob(...), names nothing that there is; see python -m attnbench list")
+    if all(outcome.kind == "incompatible" for outcome in outcomes):
+        raise UsageError(f"none of {len(outcomes)} jobs can be run: {outcomes[0].reason}")

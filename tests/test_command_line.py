@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, SMALL
 
 import attnbench
-from attnbench.registry import Registry
+from attnbench.registry import Registry, override_suffix
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,22 @@ from attnbench.registry import Registry
         (["seed=-1"], "seed=-1: it is at least 0"),
         (["optimizer.lr=nan"], "optimizer.lr=nan: it is at least 0"),
         (["task=null"], "task=null: a name is expected"),
+        (["scoring=null"], "attention=soft needs a scoring function: scoring=NAME, one of additive, "),
+        (["~scoring"], "~scoring: nothing can be taken out of a run; scoring=null means none"),
+        (["~task.lines"], "~task.lines: nothing can be taken out of a run; task=null means none"),
+        (["="], "'=': a run's words are GROUP=NAME and GROUP.OPTION=VALUE"),
+        (["task=date", "-"], "'-': a run's words are GROUP=NAME and GROUP.OPTION=VALUE"),
+        (["task=date", ""], "'': a run's words are GROUP=NAME and GROUP.OPTION=VALUE"),
+        (["task=date", "@file"], "'@file': a run's words are GROUP=NAME and GROUP.OPTION=VALUE"),
+        (["@file"], "@file: no such command; there are: bench, check"),
+        (["seed=0", "--nope"], "--nope: no such option; see --help and --hydra-help"),
+        (["seed=0", "--config-dir"], "argument --config-dir/-cd: expected one argument; see --hydra-help"),
+        (["+foo=1"], "foo: the run has no option 'foo'; there are: attention, optimizer, scoring, seed, task, trainer"),
+        (["task.file=a #b"], "task.file=a #b: not understood; quote the value, as in"),
+        (["-m", "scoring=glob(zzz*)"], "-m: 0 jobs: a pattern, glob(...), names nothing that there is; see python -m"),
+        (["-m", "seed=0,x"], "seed: Value 'x' of type 'str'"),
+        (["-m", "trainer.max_epoch=3,4"], "trainer.max_epoch: trainer has no option 'max_epoch'; did you mean"),
+        (["-m", "scoring=dot,dott"], "scoring=dott: no such scoring; did you mean 'dot'?"),
         (["trainer=gpu", "task.lines=600"], "trainer: "),
         (["bench", "attention=channel", "weights=true", "length=4"], "attention=channel has no weights to give"),
     ],
@@ -193,3 +209,61 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode != 0
     assert said.stderr == "attnbench: interrupted\n"
+
+
+@pytest.mark.parametrize("group", ["experiment", "trainer", "optimizer"])
+def test_null_means_that_no_preset_is_taken(cli, group):
+    assert cli("--cfg", "job", f"{group}=null").out == cli("--cfg", "job").out
+
+
+def test_a_mechanism_without_scoring_function_takes_null_for_it(cli, tmp_path):
+    assert cli(*SMALL, "attention=uniform", "scoring=null", "hydra.run.dir=ran").code == 0
+    assert yaml.safe_load((tmp_path / "ran" / "config.yaml").read_text())["scoring"] is None
+
+
+def test_what_is_refused_leaves_no_folder(cli, tmp_path):
+    for words in (["attention=uniform", "scoring=dot"], ["+foo=1"], ["-m", "attention.num_heads=2"]):
+        assert cli(*words).code == 2
+    assert not list(tmp_path.rglob("runs/*/*"))
+
+
+@pytest.mark.parametrize(("stream", "written"), [("stdout", 0), ("stderr", 0), ("stdout", 1)])
+def test_what_cannot_be_printed_does_not_fail_a_run(tmp_path, stream, written):
+    """The reader of the pipe leaves, at once or behind the first byte."""
+    command = [sys.executable, "-m", "attnbench", *SMALL, "hydra.run.dir=ran"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, **{stream: subprocess.PIPE, other: subprocess.DEVNULL}
+    ) as process:
+        pipe = getattr(process, stream)
+        pipe.read(written)
+        pipe.close()
+    assert process.returncode == 0
+    assert json.loads((tmp_path / "ran" / "result.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_full_disk_for_the_output_is_said_and_fails_commands_alone(tmp_path):
+    for words, code in ((["list"], 1), ([*SMALL, "trainer.progress_bar=false", "hydra.run.dir=ran"], 0)):
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            command = [sys.executable, "-m", "attnbench", *words]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            said = subprocess.run(
+                command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert said.returncode == code
+        assert said.stderr.splitlines()[-1] == "attnbench: not all could be printed: No space left on device"
+    assert json.loads((tmp_path / "ran" / "result.json").read_text())["status"] == "completed"
+
+
+def test_a_run_folders_name_says_what_is_swept_first_and_cuts_nothing_in_the_middle(monkeypatch):
+    monkeypatch.setenv("ATTNBENCH_SWEPT", "optimizer.lr,trainer.max_steps")
+    long = [f"trainer.{word}=12345678901234567890" for word in ("eval_batch_size", "batch_size", "eval_train")]
+    words = ["task=date", "seed=3", "task.file=/a/long/path/of my/dates.txt", *long, "optimizer.lr=0.1"]
+    suffix = override_suffix(words)
+    assert suffix.startswith("_lr-0.1_file-dates.txt_eval_batch_size-12345678901234567890")
+    assert len(suffix) <= 80
+    assert {part for part in suffix.split("_") if "-" in part} <= {
+        "lr-0.1", "file-dates.txt", "size-12345678901234567890", "train-12345678901234567890",
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from attnbench.registry import Registry
 ROOT = Path(__file__).parent.parent
 #: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
 ROWS = [
-    {"startup", "errors", "interfaces", "masking", "kernels", "heads", "sampling", "config", "measure"},
+    {"startup", "streams", "errors", "interfaces", "masking", "kernels", "heads", "sampling", "config", "measure"},
     {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "slice_figure", "downloads", "schema", "hookspecs"},
     {"loading", "registry", "training"},
-    {"run_folder", "bench", "reports", "scaffold"},
+    {"run_folder", "bench", "reports", "scaffold", "words"},
     {"run"},
     {"sweep", "suite", "contract"},
     {"__main__"},
@@ -29,6 +30,9 @@ PUBLIC = ("hosts", "heads", "chunkwise", "prefix", "sampling", "downloads")
 WITH_LIGHTNING = ("training", "run")
 CORE = sorted(path for path in (ROOT / "attnbench").rglob("*.py") if "pytest_attnbench" not in path.parts)
 PLUGINS = sorted([*(ROOT / "plugins").glob("*/*.py"), *(ROOT / "plugins").glob("*/*/**/*.py")])
+
+#: Which file each registered class is in.
+FILES = {c.cls: Path(sys.modules[c.cls.__module__].__file__) for c in Registry.load().components.values()}
 
 
 def names(path: Path) -> set[str]:
@@ -126,7 +130,8 @@ def test_a_plugin_names_no_other_plugins_class_in_a_string(path):
     tree = ast.parse(path.read_text())
     documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in documents]
-    words = {word for text in strings if isinstance(text, str) for word in text.split(".")}
+    dotted_names = {name for text in strings if isinstance(text, str) for name in re.findall(r"\w+(?:\.\w+)+", text)}
+    words = {word for name in dotted_names for word in name.split(".")}
     assert not words & others
 
 

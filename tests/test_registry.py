@@ -138,7 +138,7 @@ BROKEN = {
         scoring("mine", "width: Literal[1, 2] = 1"),
         "Mine's option 'width': a Literal option is made of words: write `Literal['a', 'b']`",
     ),
-    "option_called_name": (scoring("mine", "name: str = ''"), "Mine's option 'name' is taken: it holds the"),
+    "option_called_name": (scoring("mine", "name: str = ''"), "Mine's option 'name' is reserved: it holds the"),
     "swallows_options": (scoring("mine", "**options: Any").replace("*, ", ""), "Mine takes **options: Any: name each"),
     "type_checking_only": (
         "from __future__ import annotations\n" + scoring("mine", "width: Width = 3"),
@@ -148,7 +148,8 @@ BROKEN = {
         scoring("mine").replace(", key_dim: int", ""),
         "Mine.__init__(self, query_dim) does not fit: a scoring is `def __init__(self, query_dim, key_dim, *, ...)`",
     ),
-    "bad_name": (scoring("my-score"), "scoring 'my-score': a name is a word of letters, digits and _, not starting"),
+    "bad_name": (scoring("my-score"), "scoring 'my-score': a name is a word of ASCII letters, digits and _, not"),
+    "yaml_word": (scoring("off"), "scoring 'off': YAML and the command line read that word as a value, not as a name"),
     "twice": (
         scoring("mine") + "    register('mine', Mine)\n",
         "it registers scoring 'mine' twice: rename one of them",

@@ -88,7 +88,7 @@ def not_a_choice(self, query_dim, key_dim, *, kind: Literal["a", "b"] = "c"): ..
         (mutable, "option 'widths' has a mutable default: write a tuple"),
         (swallowing, r"takes \*\*rest"),
         (wrong_positional, r"__init__\(self, width, key_dim\) does not fit: a scoring is"),
-        (named, "option 'name' is taken"),
+        (named, "option 'name' is reserved"),
         (unsupported, "is not one that a config can hold"),
         (not_a_choice, "its default 'c' is not one of"),
     ],

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from attnbench.errors import Interrupted
 
@@ -38,6 +39,37 @@ def test_a_sweep_runs_every_combination_that_can_be(tmp_path, cli):
     assert "attention=uniform uses no scoring function" in said.err
     assert "4 jobs: 2 completed, 2 incompatible" in said.err
     assert not (tmp_path / "runs/date/uniform").exists()
+
+
+def test_options_are_for_the_mechanisms_of_a_sweep_and_not_for_the_default(tmp_path, cli):
+    said = cli("-m", *TINY, "attention=sliding_window,local,uniform", "attention.window=4")
+
+    assert said.code == 0
+    windows = [yaml.safe_load(path.read_text())["attention"] for path in (tmp_path / "runs").rglob("config.yaml")]
+    assert sorted(attention["name"] for attention in windows) == ["local", "sliding_window"]
+    assert {attention["window"] for attention in windows} == {4}
+    assert "attention.window: attention 'uniform' has no option 'window'; there are: none" in said.err
+    assert "3 jobs: 2 completed, 1 incompatible" in said.err
+
+
+def test_a_sweep_of_which_no_job_can_be_run_is_refused(cli):
+    said = cli("-m", *TINY, "attention=soft,uniform", "attention.windw=4,5")
+
+    assert said.code == 2
+    assert "none of 4 jobs can be run: attention.windw: attention 'soft' has no option 'windw'" in said.err
+
+
+def test_a_value_of_the_wrong_type_fails_its_job_alone(cli):
+    said = cli("-m", *TINY, "attention=multihead", "attention.num_heads=two,2")
+
+    assert said.code == 2
+    assert "attention=multihead attention.num_heads=two: attention.num_heads: Value 'two' of type" in said.err
+    assert "2 jobs: 1 completed, 1 failed" in said.err
+
+
+def test_a_sweep_may_have_no_preset_and_no_scoring_function_among_its_values(tmp_path, cli):
+    assert cli("-m", *TINY, "attention=uniform", "scoring=null", "optimizer=null,sgd").code == 0
+    assert len(results(tmp_path / "runs")) == 2
 
 
 def test_a_failed_job_is_told_at_once_and_at_the_end_and_the_others_go_on(tmp_path, cli):

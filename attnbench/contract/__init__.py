@@ -79,7 +79,7 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
     for failure in registry.failures:
         if same(failure.origin):
             raise UsageError(str(failure))
-    for key, origins in registry.taken.items():
+    for key, origins in registry.contested.items():
         if any(map(same, origins)):
             registry.get(*key)
     for source in registry.disabled:

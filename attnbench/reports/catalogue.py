@@ -105,7 +105,7 @@ def _called(registry: Registry, word: str) -> list[Component]:
     kind, equals, name = word.rpartition("=")
     if equals:
         return [registry.get(kind, name)]
-    for key in registry.taken:
+    for key in registry.contested:
         if key[1] == name:
             registry.get(*key)
     components = [component for component in registry.components.values() if component.name == name]

@@ -1,0 +1,75 @@
+"""The words of a run's command line: what is wrong with them, and what Hydra says of them, in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from attnbench.errors import UsageError, nearest
+from attnbench.registry import PRESETS, SWEPT, Registry
+from attnbench.schema import KINDS, explain
+
+
+def check_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a run as Hydra takes them: `GROUP=null` is the group's empty preset there.
+
+    Raises:
+        UsageError: a word is none, takes something out, or chooses no task or attention.
+    """
+    result = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        group = key.strip("~+").partition(".")[0].partition("@")[0]
+        if key.startswith("~") and group != "hydra":
+            raise UsageError(f"{word}: nothing can be taken out of a run; {group}=null means none")
+        if not equals or not group:
+            raise UsageError(f"'{word}': a run's words are GROUP=NAME and GROUP.OPTION=VALUE; see --help")
+        if key in ("task", "attention") and value.lower() == "null":
+            raise UsageError(f"{word}: a name is expected; see python -m attnbench --help")
+        if key in PRESETS and value.lower() == "null":
+            continue
+        if key in (*PRESETS, "scoring"):
+            value = re.sub(r"(?<![^,])null(?![^,])", "none", value, flags=re.IGNORECASE)
+        result.append(f"{key}={value}")
+    return result
+
+
+def remember_sweep(overrides: Sequence[str]) -> None:
+    """Note which keys are swept: a run folder's name says them first (see `override_suffix`)."""
+    swept = re.compile(r"[^=]*=(?:[^\[{'\"]*,|(?:choice|range|interval|glob|shuffle|sort|tag)\()")
+    os.environ[SWEPT] = ",".join(word.partition("=")[0] for word in overrides if swept.match(word))
+
+
+def complaint(error: Exception, registry: Registry) -> str:
+    """Return what Hydra, OmegaConf or the system says as one line that names what to type."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group in KINDS:
+            try:
+                registry.get(group, name)
+            except UsageError as better:
+                return str(better)
+        top = f"no config '{name}' is there; without --config-name and --config-path attnbench's own is used"
+        known = (option for option in error.options or () if option != "none")
+        return f"{group}={name}: no such {group}; {nearest(name, known)}" if group else top
+    file = re.match(r"In '(.+)': \w+ raised while composing config", str(error))
+    cause = error.__context__ if file else error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        group = str(cause.full_key).partition(".")[0]
+        apart = f"; what is for one {group} alone goes into experiment/{group}/EXPERIMENT_{group.upper()}.yaml"
+        hint = apart if file and group in ("attention", "scoring") else ""
+        return (f"{file[1]}: " if file else "") + explain(cause) + hint
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: not understood; quote the value, as in \"task.file='a b.txt'\", or close its brackets"
+        )
+    text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
+    presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
+    text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(text.split())
