@@ -52,7 +52,8 @@ def probe_table() -> str:
         task = attnbench.build("task", component.name)
         slices = "; ".join(f"{name}: {_changes(changes)}" for name, changes in task.slices().items())
         steps = task.recipe["trainer"]["max_steps"]
-        rows.append(f"| {component.name} | {task.primary}, {task.floor:.3g} to {task.goal:.3g} | {slices} | {steps} |")
+        span = f"to {task.goal:.3g}" if task.floor is None else f"{task.floor:.3g} to {task.goal:.3g}"
+        rows.append(f"| {component.name} | {task.primary}, {span} | {slices} | {steps} |")
     return "\n".join(
         ["| task | metric, from chance to goal | slices of the test | steps |", "|---|---|---|---|", *rows]
     )
