@@ -121,7 +121,7 @@ def test_scaffolded_files_obey_the_laws(environment, scaffolded):  # the scoring
 
 @pytest.mark.parametrize("package", [*(f"attnbench-packed-{kind}" for kind in KINDS), *(p.name for p in PACKAGES)])
 def test_a_package_tests_itself(package, environment, installed):
-    out = call(environment, installed / package, "-q", "-k", f"{SOME} or numbers or recall", module="pytest")
+    out = call(environment, installed / package, "-q", "-k", f"{SOME} or numbers or count", module="pytest")
     assert " passed" in out
 
 
@@ -136,10 +136,10 @@ def test_packages_are_listed_with_where_they_came_from(environment, installed, t
     origins = {f"{row['kind']}={row['name']}": row["origin"] for row in listed["components"]}
     assert origins["scoring=ard"] == "attnbench_ard (attnbench-ard 0.1.0)"
     assert origins["attention=refractory"] == "attnbench_refractory (attnbench-refractory 0.1.0)"
-    assert origins["task=mqar"] == "attnbench_mqar (attnbench-mqar 0.1.0)"
+    assert origins["task=count"] == "attnbench_count (attnbench-count 0.1.0)"
     fits = next(row["fits"] for row in listed["components"] if row["name"] == "refractory")
     assert fits["task=date"] is None
-    assert "the host of task=mqar asks all its queries at once" in fits["task=mqar"]
+    assert "the host of task=count asks all its queries at once" in fits["task=count"]
 
 
 def test_pytest_starts_without_torch_where_no_law_is_asked_for(environment, installed, tmp_path):

@@ -1,5 +1,5 @@
 import pytest
 
 
-@pytest.mark.attnbench("task=mqar")
+@pytest.mark.attnbench("task=count")
 def test_it_obeys(law): ...
