@@ -52,11 +52,9 @@ def probe_table() -> str:
         task = attnbench.build("task", component.name)
         slices = "; ".join(f"{name}: {_changes(changes)}" for name, changes in task.slices().items())
         steps = task.recipe["trainer"]["max_steps"]
-        span = f"to {task.goal:.3g}" if task.floor is None else f"{task.floor:.3g} to {task.goal:.3g}"
-        rows.append(f"| {component.name} | {task.primary}, {span} | {slices} | {steps} |")
-    return "\n".join(
-        ["| task | metric, from chance to goal | slices of the test | steps |", "|---|---|---|---|", *rows]
-    )
+        floor = "known with its data" if task.floor is None else f"{task.floor:.3g}"
+        rows.append(f"| {component.name} | {task.primary} | {floor} | {task.goal:.3g} | {slices} | {steps} |")
+    return "\n".join(["| task | metric | chance | goal | slices of the test | steps |", f"|{'---|' * 6}", *rows])
 
 
 def published_table() -> str:
