@@ -46,6 +46,7 @@ class Copying(TokenTask):
     over = ("longest", "blanks")
     floor = 1 / 26
     whole_sequences = True
+    excused: ClassVar[Mapping[str, str]] = {"splits": "strings of few letters are alike now and then"}
     published: ClassVar[tuple[Published, ...]] = (
         Published("whole strings 1.00", "a replication of Jelassi et al. 2024, arXiv:2402.01032", "Transformer",
                   "32 letters; 12 layers, d=1,024, trained far longer"),
