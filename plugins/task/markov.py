@@ -47,9 +47,7 @@ class Markov(TokenTask):
     goal = 0.02
     over = ("length",)
     measures = ("excess",)
-    excused: ClassVar[Mapping[str, str]] = {
-        "splits": "chains that hardly ever change their state are alike now and then"
-    }
+    excused: ClassVar[Mapping[str, str]] = {"splits": "chains that hardly change their state are alike now and then"}
     published: ClassVar[tuple[Published, ...]] = (
         Published("plateaus at uniform, unigram, then bigram", "Edelman et al. 2024, arXiv:2402.11004",
                   "2 layers of attention alone, d=16, 100 tokens", "relative positions; 2,000 steps at 5e-4"),
