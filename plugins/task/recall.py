@@ -93,15 +93,15 @@ class Recall(TokenTask):
 
     def generate(self, draws: Draws) -> Sequences:
         """Draw keys, values, and where each key is asked for: slot i with a probability that falls as i^-0.99."""
-        B, half = len(draws), self.half
+        half = self.half
         keys = 1 + draws.choose(half - 1, self.pairs)
         values = half + draws.choose(self.vocabulary - half, self.pairs)
-        again = torch.arange(self.updates).expand(B, -1)
-        number = torch.cat([torch.arange(self.pairs).expand(B, -1), again], dim=1)  # of the key of each assignment
-        written = torch.cat([values, half + draws.integers(self.vocabulary - half, self.updates)], dim=1)
-        last = torch.cat([written[:, self.pairs :], values[:, self.updates :]], dim=1)
-        place = torch.cat([self.pairs + torch.arange(self.updates), torch.arange(self.updates, self.pairs)])
-        named = keys.gather(1, number)
+        named, written, last, place = keys, values, values, torch.arange(self.pairs)
+        if self.updates:
+            named = torch.cat([keys, keys[:, : self.updates]], dim=1)
+            written = torch.cat([values, half + draws.integers(self.vocabulary - half, self.updates)], dim=1)
+            last = torch.cat([written[:, self.pairs :], values[:, self.updates :]], dim=1)
+            place = torch.cat([self.pairs + torch.arange(self.updates), place[self.updates :]])
         if self.stacked:
             context = self.vocabulary + (named - 1) * (self.vocabulary - half) + written - half
         else:
@@ -112,13 +112,9 @@ class Recall(TokenTask):
         near = (GAP_POWER - 1) * torch.arange(1, slots + 1).log()
         asked = context.shape[1] + 2 * (near - (-draws.uniform(slots).log()).log()).topk(self.pairs).indices
         tokens.scatter_(1, asked, keys)
-        nothing = torch.zeros_like(tokens)
-        return Sequences(
-            tokens,
-            nothing.scatter(1, asked, last),
-            nothing.bool().scatter(1, asked, True),
-            (nothing - 1).scatter(1, asked, place.expand(B, -1)),
-        )
+        targets = torch.zeros_like(tokens).scatter_(1, asked, last)
+        truth = torch.full_like(tokens, -1).scatter_(1, asked, place.expand(len(draws), -1))
+        return Sequences(tokens, targets, truth >= 0, truth)
 
     def _blanks(self, draws: Draws) -> torch.Tensor:
         if not self.noise:
