@@ -339,16 +339,16 @@ class TokenTask(Task):
         typed = self.encode(text)
         if not typed:
             raise UsageError("predict: the text has no tokens")
-        tokens, probability, looked = list(typed), 1.0, None
+        tokens, probability, attention = list(typed), 1.0, None
         for _ in range(self.answer_length(typed)):
             logits, weights = model.with_weights(torch.tensor([tokens], device=next(model.parameters()).device))
-            if weights and looked is None:
+            if weights and attention is None:
                 labels = [self.label(token) for token in tokens]
-                looked = AttentionMap(weights[-1][0, :, -1:], labels[-1:], labels, title=text)
+                attention = AttentionMap(weights[-1][0, :, -1:], labels[-1:], labels, title=text)
             best, token = logits[0, -1].softmax(dim=-1).max(dim=-1)
             probability *= float(best)
             tokens.append(int(token))
-        return Prediction(self.separator.join(map(self.label, tokens[len(typed) :])), probability, looked)
+        return Prediction(self.separator.join(map(self.label, tokens[len(typed) :])), probability, attention)
 
 
 def _cross_entropy(logits: Float[Tensor, "N V"], batch: TokenBatch) -> Float[Tensor, ""]:

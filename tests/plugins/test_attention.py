@@ -330,5 +330,5 @@ def test_a_mask_without_a_dimension_for_examples_is_refused(chosen: Any) -> None
 
 
 def test_linear_attention_refuses_widths_that_differ() -> None:
-    with pytest.raises(UsageError, match=r"100 and 20; attention=multihead takes any"):
+    with pytest.raises(UsageError, match=r"100 and 20; attention.num_heads=4 projects them"):
         make("linear_attention", (100, 20, 4))

@@ -180,8 +180,8 @@ def test_a_typed_date_is_answered_with_where_was_looked(task, cell):
         answer = task.predict(model, " SATURDAY, FEBRUARY 7, 1970\n")
     assert len(answer.label) == 10
     assert 0 < answer.probability < 1
-    assert answer.looked.weights.shape == (1, 10, 26)
-    assert "".join(answer.looked.columns) == "SATURDAY, FEBRUARY 7, 1970"
+    assert answer.attention.weights.shape == (1, 10, 26)
+    assert "".join(answer.attention.columns) == "SATURDAY, FEBRUARY 7, 1970"
 
 
 def test_a_character_that_no_date_has_is_refused(task):
