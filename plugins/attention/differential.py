@@ -97,10 +97,6 @@ class Differential(Attention):
         q1, k1, q2, k2 = self.lambdas
         return torch.exp((q1 * k1).sum()) - torch.exp((q2 * k2).sum()) + self.lambda_init
 
-    def state_size(self, length: int) -> int:
-        """Return the numbers of `length` keys and values."""
-        return length * sum(self.widths[1:])
-
 
 @hookimpl
 def register_attention(register: Register) -> None:

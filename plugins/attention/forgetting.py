@@ -118,10 +118,6 @@ class Forgetting(Attention):
         c = log_f.cumsum(dim=-1)
         return c - c[..., -1:]
 
-    def state_size(self, length: int) -> int:
-        """Return the numbers of `length` keys and values; gates are of the keys."""
-        return length * sum(self.widths[1:])
-
 
 @hookimpl
 def register_attention(register: Register) -> None:

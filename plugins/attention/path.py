@@ -86,10 +86,6 @@ class PaTH(Attention):
         v = split_heads(self.v_proj(value), self.num_heads)
         return self.out_proj(merge_heads(weights @ v)), weights if need_weights else None
 
-    def state_size(self, length: int) -> int:
-        """Return the numbers of `length` keys and values, of which w and β are made."""
-        return length * sum(self.widths[1:])
-
 
 def path_scores(
     q: Float[Tensor, "B H Q D"],

@@ -92,10 +92,6 @@ class StickBreaking(Attention):
             weights = weights.masked_fill(hidden, 0.0)
         return self.out_proj(merge_heads(weights @ v)), weights if need_weights else None
 
-    def state_size(self, length: int) -> int:
-        """Return the numbers of `length` keys and values."""
-        return length * sum(self.widths[1:])
-
 
 @hookimpl
 def register_attention(register: Register) -> None:
