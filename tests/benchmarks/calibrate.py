@@ -49,7 +49,8 @@ ARMS = {**SOFTMAX, **STATES, **CONTROLS}
 #: What is run of each task, and the arms that say something there; the first is the intended winner.
 TASKS = {
     "recall": (
-        ["task=recall", "task.pairs=16", "task.length=64", "task.vocabulary=128"],
+        ["task=recall", "task.pairs=16", "task.length=64", "task.vocabulary=128", "trainer.max_steps=1200",
+         "trainer.batch_size=32", "trainer.val_every=400"],
         ["multihead", "multihead, rope", "sliding_window, 8", "linear_attention", "retention", "mamba2", "gla",
          "deltanet", "gated_deltanet", "uniform", "last"],
     ),
