@@ -45,7 +45,7 @@ class Draws:
             raise ValueError(f"a stream is in 0..63 and an index in 0..2^34 - 1, not {stream} and {rows.tolist()[:5]}")
         first = (stream << EXAMPLES | rows) << NUMBERS
         self.rows = first.view(np.uint64)[:, None] * GAMMA + np.uint64(mixed(seed))
-        self.taken = 0
+        self.used = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,10 +53,10 @@ class Draws:
     def uniform(self, *shape: int) -> Float[Tensor, "B *shape"]:
         """Draw uniform numbers in (0, 1), float64: float32 would repeat itself."""
         count = math.prod(shape)
-        if self.taken + count > 1 << NUMBERS:
+        if self.used + count > 1 << NUMBERS:
             raise ValueError(f"an example has at most 2^{NUMBERS} random numbers")
-        counters = np.arange(self.taken + 1, self.taken + count + 1, dtype=np.uint64) * GAMMA
-        self.taken += count
+        counters = np.arange(self.used + 1, self.used + count + 1, dtype=np.uint64) * GAMMA
+        self.used += count
         bits = mix(self.rows + counters) >> SHIFTS[3]
         return torch.from_numpy((bits.astype(np.float64) + 0.5) * 2.0**-53).view(len(self), *shape)
 
@@ -94,8 +94,8 @@ class Draws:
         aims = (self.uniform(k) * torch.arange(n - k + 1, n + 1)).long().numpy()
         chosen = np.full_like(aims, -1)
         for i in range(k):
-            taken = (chosen[:, :i] == aims[:, i : i + 1]).any(axis=1)
-            chosen[:, i] = np.where(taken, n - k + i, aims[:, i])
+            repeated = (chosen[:, :i] == aims[:, i : i + 1]).any(axis=1)
+            chosen[:, i] = np.where(repeated, n - k + i, aims[:, i])
         return torch.from_numpy(chosen).gather(1, self.permutation(k))
 
 

@@ -196,8 +196,8 @@ def checkpoints(subject: Subject) -> None:
             run.run(typed(registry, values, []), folder, registry, [])
             measured = json.loads((folder / "result.json").read_text())["metrics"]
             for which in ("best", "last"):  # one validation: they are of one step
-                shutil.copy(folder / "checkpoints" / f"{which}.ckpt", folder / "kept.ckpt")
-                shutil.copy(folder / "kept.ckpt", folder / "checkpoints" / "best.ckpt")
+                shutil.copy(folder / "checkpoints" / f"{which}.ckpt", folder / "copy.ckpt")
+                shutil.copy(folder / "copy.ckpt", folder / "checkpoints" / "best.ckpt")
                 for tag, value in run.evaluate(folder, registry, []).items():
                     same = math.isclose(value, measured[tag], rel_tol=1e-5, abs_tol=1e-7)
                     require(same, f"{tag} of {which}.ckpt is {value}, and the run measured {measured[tag]}")

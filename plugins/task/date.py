@@ -213,7 +213,7 @@ class DateConversion(Task):
         return pairs
 
     def _split_of(self, source: str) -> Split:
-        """Give a string to a split by chance, always the same one."""
+        """Return the split that a string belongs to: drawn by its hash, always the same one."""
         digest = hashlib.blake2b(f"{self.data_seed}:{source}".encode(), digest_size=8).digest()
         chance = int.from_bytes(digest, "big") / 2**64
         if chance < self.shares["test"]:
@@ -221,7 +221,7 @@ class DateConversion(Task):
         return "val" if chance < self.shares["test"] + self.shares["val"] else "train"
 
     def data(self, split: Split) -> Dataset[Any]:
-        """Give the split's lines."""
+        """Return the split's lines."""
         return self._splits[split]
 
     def model(self, make_attention: MakeAttention) -> nn.Module:

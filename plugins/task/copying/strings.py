@@ -57,9 +57,9 @@ def ngram(draws: Draws, sizes: Sizes) -> Sequences:
     letters, lengths = _strings(draws, sizes)
     n, B = sizes.n, len(draws)
     start = (draws.uniform(1) * (lengths - n)).long()
-    given = letters.gather(1, start + torch.arange(n))
+    ngrams = letters.gather(1, start + torch.arange(n))
     windows = letters.unfold(1, n, 1)[:, : sizes.longest - n]  # those that a letter follows
-    fits = (windows == given.unsqueeze(1)).all(dim=-1)
+    fits = (windows == ngrams.unsqueeze(1)).all(dim=-1)
     place = torch.arange(fits.shape[1])
     found = torch.where(fits & (place + n < lengths), place, -1).amax(dim=1, keepdim=True) + n
     total = sizes.longest + 1 + n
@@ -67,7 +67,7 @@ def ngram(draws: Draws, sizes: Sizes) -> Sequences:
     where = torch.arange(total).expand(B, -1)
     padded = torch.cat([letters, torch.zeros(B, total - sizes.longest, dtype=torch.long)], dim=1)
     tokens = torch.where(where < lengths, padded, tokens)
-    tokens = torch.where(where == lengths, MARK, tokens).scatter(1, lengths + 1 + torch.arange(n), given)
+    tokens = torch.where(where == lengths, MARK, tokens).scatter(1, lengths + 1 + torch.arange(n), ngrams)
     scored = where == lengths + n
     targets = torch.where(scored, letters.gather(1, found), 0)
     return Sequences(tokens, targets, scored, torch.where(scored, found, -1))
