@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench import NORMALISERS, causal_mask, hide_masked, masked_softmax, prefix_mask, valid_lengths_to_mask
+from attnbench import (
+    NORMALISERS,
+    causal_mask,
+    hide_masked,
+    masked_entmax15,
+    masked_softmax,
+    masked_sparsemax,
+    prefix_mask,
+    valid_lengths_to_mask,
+)
 from attnbench.masking import check_mask
 
 
