@@ -1,11 +1,11 @@
 """Do the next-token tasks tell mechanisms apart? Each arm is tuned alike, then run anew on seeds that chose nothing.
 
-    python tests/benchmarks/calibrate.py FOLDER [TASK ...]
+    python tests/benchmarks/calibrate.py FOLDER [TASK ...] [--narrow]
 
 Every arm tries the same learning rates with tuning seed 100, the best by validation is run on seeds 0 to 4. A best rate
-at the grid's edge widens the grid by one step for that task, for every arm alike. Runs that are there are not repeated;
-the table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across, mean and t interval of five seeds.
-FOLDER/TASK.png draws the metric over what the slices vary, a line for each mechanism.
+at the grid's edge widens the grid by one step for that task, for every arm alike, unless `--narrow` leaves it. Runs that
+are there are not repeated. The table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across, mean and
+t interval of five seeds. FOLDER/TASK.png draws the metric over what the slices vary, a line for each mechanism.
 """
 
 import json
@@ -126,7 +126,7 @@ def tuned(folder: Path, registry: Registry, task: list[str], arms: list[str]) ->
         low, high = any(lr == rates[0] for lr in chosen.values()), any(lr == rates[-1] for lr in chosen.values())
         wider = [rates[0] / 3] * low + rates + [rates[-1] * 3] * high
         wider = [lr for lr in wider if WIDEST[0] <= lr <= WIDEST[1]]
-        if wider == rates or "--narrow" in sys.argv:
+        if wider == rates or "--narrow" in sys.argv:  # as the grid is, however the best rates lie
             return chosen, rates
         rates = wider
 
