@@ -5,7 +5,7 @@
 Every arm tries the same learning rates with tuning seed 100, the best by validation is run on seeds 0 to 4. A best rate
 at the grid's edge widens the grid by one step for that task, for every arm alike, unless `--narrow` leaves it. Runs
 that are there are not repeated. The table is printed, and written to FOLDER/TASK.md: mechanisms down, slices across,
-mean and t interval of five seeds. FOLDER/TASK.png draws the metric over what the slices vary, a line for each mechanism.
+mean and t interval of five seeds. FOLDER/TASK.png draws the metric over what slices vary, a line for each mechanism.
 """
 
 import json
