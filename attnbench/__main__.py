@@ -331,7 +331,8 @@ def main() -> int:
     with lossy() as streams:
         code = answer(words)
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:  # the terminal may have closed it
+                stream.flush()
         lost = next((f.error for f in streams if f.error and f.error.errno != errno.EPIPE), None)
         if lost is not None:
             print(f"attnbench: not all could be printed: {lost.strerror}", file=sys.stderr)

@@ -17,6 +17,20 @@ from attnbench.run_folder import lock
 from attnbench.training.experiment import Experiment
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_a_terminal_sets_them():
+    """Tests that run in the background or under nohup inherit signals that are ignored."""
+    as_in_a_terminal = {
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in as_in_a_terminal.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_stopped_by_ctrl_c_or_killed_resumes_to_the_result_it_would_have_had(cli, tmp_path, number):
     # hard draws noise as it trains
