@@ -89,7 +89,7 @@ def test_scaffolded_files_train(environment, scaffolded):
 
 
 def test_a_scaffolded_generator_of_tokens_is_a_short_task_that_trains(environment, scaffolded):
-    assert len((scaffolded / "plugins/my_tokens.py").read_text().splitlines()) <= 45
+    assert len((scaffolded / "plugins/my_tokens.py").read_text().splitlines()) <= 40
     call(environment, scaffolded, "task=my_tokens", "hydra.run.dir=tokens")
     metrics = json.loads((scaffolded / "tokens" / "result.json").read_text())["metrics"]
     assert metrics["test/accuracy"] >= 0.99
