@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,7 +70,8 @@ def draw(attention_map: AttentionMap) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(_plain(_drawable(attention_map.title)), fontsize=9)
+    letters = int(14 * figure.get_figwidth())  # of 9 points, in a line that no end is cut off
+    figure.suptitle(_plain(textwrap.fill(_drawable(attention_map.title), letters)), fontsize=9)
     return figure
 
 

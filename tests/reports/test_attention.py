@@ -78,3 +78,13 @@ def test_letters_that_the_font_lacks_are_spelled_a_dollar_is_one_and_a_long_labe
     assert [label.get_text() for label in axis.get_xticklabels()] == spelled
     assert axis.figure.get_suptitle() == r"\$1"
     pixels(axis.figure)  # a warning would be an error
+
+
+def test_a_long_title_keeps_both_its_ends():
+    title = " ".join(f"k{i}" for i in range(60))
+    figure = draw(AttentionMap(torch.eye(4)[None], list("abcd"), list("abcd"), title=title))
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert figure._suptitle.get_text().split() == title.split()
