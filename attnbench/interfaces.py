@@ -295,6 +295,8 @@ class Task(ABC):
     fresh: ClassVar[bool] = False
     #: The run's seed, set before `restore` and `prepare`: a task may draw its training data from it.
     seed: int = 0
+    #: Whether the host's embeddings may have sparse gradients, set before `model`: several GPUs cannot exchange them.
+    sparse: bool = True
     #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}.
     excused: ClassVar[Mapping[str, str]] = {}
 

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from attnbench.run_folder import (
 from attnbench.training.batches import TrainSampler, chunk_loader, eval_sampler, loader, plan, train_size
 from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetrics
 from attnbench.training.experiment import Diverged, Experiment
-from attnbench.training.optimizer import use_dense_gradients
+from attnbench.training.optimizer import refuse_sparse_gradients
 from attnbench.training.process import (
     flush_denormals,
     is_rank_zero,
@@ -170,22 +170,24 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     reset_peak_memory(torch.device("cuda" if on_gpu else "cpu"))
     if settings.precision is Precision.float16 and not on_gpu:
         print("attnbench: trainer.precision=float16 is for GPUs: bfloat16 on this processor", file=sys.stderr)
-        settings.precision = Precision.bfloat16
+        settings = replace(settings, precision=Precision.bfloat16)
     last = folder / "checkpoints" / "last.ckpt"
     saved = read_checkpoint(last) if resume and last.exists() else None
     done = 0 if saved is None else saved["global_step"]
     if saved is not None and TrainingRecord.state_key not in saved.get("callbacks", ()):
         raise UsageError(f"{last}: an earlier version wrote it, which counted otherwise; start a new run")
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    task, model = build(config, registry, None if saved is None else folder)
+    several_gpus = settings.devices > 1 and on_gpu
+    sparse = optimizer.lazy or not several_gpus
+    task, model = build(config, registry, None if saved is None else folder, sparse=sparse)
     for split in ("val", "test") if task.fresh else ("train", "val", "test"):
         if not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
     sampler, total = plan(task, settings, config.seed, done)
     if done > total:
         raise UsageError(f"{last}: the run has done {done} steps already, more than the {total} that it is to have now")
-    if settings.devices > 1 and on_gpu:
-        use_dense_gradients(model, optimizer)
+    if several_gpus:
+        refuse_sparse_gradients(model, optimizer)
     fused = settings.precision is not Precision.float16
     experiment = Experiment(task, model, optimizer, total, clip=settings.gradient_clip, fused=fused)
     if saved is not None:
@@ -274,7 +276,9 @@ def cost_summary(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def build(config: DictConfig, registry: Registry, folder: Path | None = None, *, data: bool = True) -> tuple[Task, Any]:
+def build(
+    config: DictConfig, registry: Registry, folder: Path | None = None, *, data: bool = True, sparse: bool = True
+) -> tuple[Task, Any]:
     """Make the task, prepared, and its host with the chosen attention in its slot.
 
     Args:
@@ -282,12 +286,13 @@ def build(config: DictConfig, registry: Registry, folder: Path | None = None, *,
         registry: where its names are looked up.
         folder: the run folder whose saved state the task restores.
         data: whether the task prepares its data.
+        sparse: whether embeddings may have sparse gradients.
 
     Raises:
         UsageError: the components do not fit each other, or one refuses its options (see `Task.model`).
     """
     task: Task = registry.build("task", config.task)
-    task.seed = config.seed
+    task.seed, task.sparse = config.seed, sparse
     if folder is not None:
         task.restore(folder)
     if data:
@@ -336,7 +341,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
     config, checkpoint = load(folder, registry, overrides), best_checkpoint(folder)
     check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
-    settings.devices, settings.strategy = 1, "auto"  # however many it was trained on
+    settings = replace(settings, devices=1, strategy="auto")  # however many it was trained on
     torch.set_num_threads(settings.threads)
     quiet()
     pl.seed_everything(config.seed, workers=True, verbose=False)

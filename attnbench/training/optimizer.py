@@ -108,14 +108,8 @@ def sparse_tables(model: nn.Module) -> list[nn.Embedding | nn.EmbeddingBag]:
     return [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
 
 
-def use_dense_gradients(model: nn.Module, config: OptimizerConfig) -> None:
-    """Turn sparse gradients off: NCCL all-reduces dense gradients only.
-
-    Raises:
-        UsageError: the config has lazy updates, which need sparse gradients.
-    """
-    tables = sparse_tables(model)
-    if tables and config.lazy:
-        raise UsageError("optimizer.lazy=true: several GPUs cannot exchange sparse gradients; try optimizer.lazy=false")
-    for table in tables:
-        table.sparse = False
+def refuse_sparse_gradients(model: nn.Module, config: OptimizerConfig) -> None:
+    """Raise UsageError where embeddings have sparse gradients: NCCL all-reduces dense gradients only."""
+    if sparse_tables(model):
+        cure = "try optimizer.lazy=false" if config.lazy else "make the task's embeddings with sparse=self.sparse"
+        raise UsageError(f"optimizer.lazy: several GPUs cannot exchange sparse gradients; {cure}")

@@ -4,7 +4,7 @@ import torch
 from attnbench.config import OptimizerConfig, OptimizerName, Schedule
 from attnbench.errors import UsageError
 from attnbench.training.experiment import Experiment
-from attnbench.training.optimizer import lr_factor, make_optimizer, use_dense_gradients
+from attnbench.training.optimizer import lr_factor, make_optimizer, refuse_sparse_gradients
 
 
 class Table(torch.nn.Module):
@@ -90,12 +90,10 @@ def test_a_table_of_two_embeddings_is_updated_once(lazy):
 
 
 def test_between_gpus_gradients_are_whole_and_updates_not_lazy():
-    model = Table(True)
-    with pytest.raises(UsageError, match=r"optimizer\.lazy=true: several GPUs cannot .* try optimizer\.lazy=false"):
-        use_dense_gradients(model, OptimizerConfig())
-    use_dense_gradients(model, OptimizerConfig(lazy=False))
-    model(torch.tensor([1, 4])).backward()
-    assert not model.table.weight.grad.is_sparse
+    for lazy, cure in ((True, r"try optimizer\.lazy=false"), (False, r"make the task's embeddings with sparse=")):
+        with pytest.raises(UsageError, match=f"several GPUs cannot exchange sparse gradients; {cure}"):
+            refuse_sparse_gradients(Table(True), OptimizerConfig(lazy=lazy))
+    refuse_sparse_gradients(Table(False), OptimizerConfig())
 
 
 @pytest.mark.parametrize("lazy", [True, False])

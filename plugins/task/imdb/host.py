@@ -32,6 +32,7 @@ class Host(nn.Module):
         size: rows of the embedding table.
         masked: whether the row PAD stands for nothing: its embedding is 0, and what is padded is masked. If not, it is
             a token like any other, with an embedding that is learned.
+        sparse: whether the table's gradients are sparse.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Host(nn.Module):
         dropout: float,
         row_dropout: float,
         masked: bool,
+        sparse: bool = True,
         embed_scale: float,
     ) -> None:
         super().__init__()
         self.masked, self.row_dropout = masked, row_dropout
-        self.table = nn.Embedding(size, embed_dim, padding_idx=PAD if masked else None, sparse=True)
+        self.table = nn.Embedding(size, embed_dim, padding_idx=PAD if masked else None, sparse=sparse)
         nn.init.uniform_(self.table.weight, -embed_scale, embed_scale)
         if masked:
             nn.init.zeros_(self.table.weight[PAD])

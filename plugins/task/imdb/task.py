@@ -160,7 +160,7 @@ class Imdb(Task):
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the classifier."""
         assert self.vocabulary is not None
-        return self.make_host(make_attention, self.vocabulary.size)
+        return self.make_host(make_attention, self.vocabulary.size, sparse=self.sparse)
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy (nats)."""

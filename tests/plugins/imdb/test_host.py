@@ -40,6 +40,16 @@ def test_uniform_attention_pools_to_the_mean_of_the_embeddings(prepare):
     torch.testing.assert_close(model(batch)[0], model.out(torch.stack(means)))
 
 
+@pytest.mark.parametrize("min_counts", [(1,), (1, 2)])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_gradients_of_the_table_are_dense_where_they_have_to_be(prepare, sparse, min_counts):
+    task = prepare(min_counts=min_counts)
+    task.sparse = sparse
+    model = task.model(make_attention("uniform", None))
+    task.loss(model, task.data("train")[[0, 1]]).backward()
+    assert model.table.weight.grad.is_sparse == sparse
+
+
 @pytest.mark.parametrize("pooling", ["slot", "mean", "attention"])
 @pytest.mark.parametrize("encoder", ["none", "bilstm"])
 @pytest.mark.parametrize(
