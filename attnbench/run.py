@@ -28,7 +28,7 @@ from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
 from attnbench.reports.attention import Pictures
 from attnbench.reports.progress import Bar
-from attnbench.reports.tensorboard import EventLog, forget_hyperparameters
+from attnbench.reports.tensorboard import EventLog, rewind
 from attnbench.run_folder import (
     best_checkpoint,
     fingerprint,
@@ -68,6 +68,7 @@ class Prepared:
         experiment: task, model, optimizer; with the checkpoint's weights, if there is one.
         sampler: the training batches.
         checkpoint: what the run goes on from; None from the start.
+        done: the steps that it has done.
         trainer: Lightning's, with the record, the checkpoints and the logger among its callbacks.
     """
 
@@ -75,6 +76,7 @@ class Prepared:
     experiment: Experiment
     sampler: TrainSampler
     checkpoint: Path | None
+    done: int
     trainer: pl.Trainer
     record: TrainingRecord
     checkpoints: Checkpoints
@@ -193,12 +195,12 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     if saved is not None:
         load_weights(experiment, saved, last)
     record, checkpoints = TrainingRecord(settings, total, train_size(task)), Checkpoints(folder / "checkpoints")
-    logger = EventLog(folder, done if resume else None)
+    logger = EventLog(folder)
     chosen = identity(config)
     name = f"{chosen['task']} {mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     callbacks = [Alignment(), TrainMetrics(settings), record, Bar(record, name, settings.progress_bar), checkpoints]
     trainer = make_trainer(settings, logger, [*callbacks, Pictures(settings.images)])
-    return Prepared(settings, experiment, sampler, last if saved else None, trainer, record, checkpoints, logger)
+    return Prepared(settings, experiment, sampler, last if saved else None, done, trainer, record, checkpoints, logger)
 
 
 def begin(config: DictConfig, folder: Path, *, resume: bool) -> None:
@@ -228,7 +230,7 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
     if not resume:
         logger.layout(task.metrics())
     elif is_rank_zero():
-        forget_hyperparameters(folder)
+        rewind(folder, prepared.done)
     training = chunk_loader(task, prepared.sampler, settings, experiment.total_steps)
     validation = loader(task, "val", eval_sampler(task, "val", settings))
     with shared(folder, settings):
@@ -246,8 +248,7 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
         load_weights(experiment, read_checkpoint(checkpoints.best), checkpoints.best)
         metrics = test(trainer, experiment, settings)
     if is_rank_zero():
-        attention = {tag: value for tag, value in checkpoints.metrics.items() if tag.startswith("attention/")}
-        logger.hyperparameters(flat(plain(config)), {**metrics, **attention})
+        logger.hyperparameters(flat(plain(config)), task.primary, metrics[f"test/{task.primary}"], experiment.steps)
         logger.experiment.close()
     return {**checkpoints.metrics, **metrics}
 

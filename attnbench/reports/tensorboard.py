@@ -19,12 +19,10 @@ class EventLog(TensorBoardLogger):
 
     Args:
         folder: the run folder.
-        resumed_from: the step that a resumed run goes on from: later points, which it draws again, are purged.
     """
 
-    def __init__(self, folder: Path, resumed_from: int | None = None) -> None:
-        again = None if resumed_from is None else resumed_from + 1
-        super().__init__(str(folder), name="", version="", default_hp_metric=False, flush_secs=10, purge_step=again)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder), name="", version="", default_hp_metric=False, flush_secs=10)
 
     def save(self) -> None:
         """Write what is buffered."""
@@ -47,21 +45,30 @@ class EventLog(TensorBoardLogger):
         }
         self.experiment.add_custom_scalars(layout)
 
-    def hyperparameters(self, config: Mapping[str, Any], final: Mapping[str, float]) -> None:
-        """Write the row of the HParams page: what was chosen, and the final metrics."""
+    def hyperparameters(self, config: Mapping[str, Any], primary: str, value: float, step: int) -> None:
+        """Write the row of the HParams page: what was chosen, and the final value of the primary metric.
+
+        TensorBoard sorts metrics by name, so the primary one has a tag that comes first. The columns of the page are not
+        written: a run knows its own options only, and TensorBoard makes them of the options of all runs.
+        """
+        self.log_metrics({f"RESULT/{primary}": value}, step)
         words = {
             key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()
         }
-        for summary in hparams(words, dict(final)):  # type: ignore[no-untyped-call]
+        _, *row = hparams(words, {})  # type: ignore[no-untyped-call]
+        for summary in row:
             self.experiment.file_writer.add_summary(summary)
 
 
-def forget_hyperparameters(folder: Path) -> None:
-    """Take the row of the HParams page out of a run's events: TensorBoard shows the first, which a resume outdates."""
+def rewind(folder: Path, step: int) -> None:
+    """Take out of a run's events what a resumed run writes again: the points after a step, and its hyperparameters.
+
+    TensorBoard would show the first hyperparameters, and warn of points that are out of order.
+    """
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = list(RawEventFileLoader(str(path)).Load())
         try:
-            lasting = [record for record in records if not _has_hyperparameters(record)]
+            lasting = [record for record in records if _lasts(Event.FromString(record), step)]
         except DecodeError:  # somebody's damaged file
             continue
         if len(lasting) < len(records):
@@ -73,5 +80,5 @@ def forget_hyperparameters(folder: Path) -> None:
             partial.replace(path)
 
 
-def _has_hyperparameters(record: bytes) -> bool:
-    return any(value.tag.startswith("_hparams_/") for value in Event.FromString(record).summary.value)
+def _lasts(event: Event, step: int) -> bool:
+    return event.step <= step and not any(value.tag.startswith("_hparams_/") for value in event.summary.value)

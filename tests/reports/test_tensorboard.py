@@ -4,9 +4,18 @@ import json
 
 import pytest
 from conftest import SMALL
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams.backend_context import Context
+
+from torch.utils.tensorboard import SummaryWriter
+
+from attnbench.reports.tensorboard import rewind
 
 
 @pytest.fixture
@@ -17,22 +26,36 @@ def events(tmp_path, cli):
     return read
 
 
-def hparams(events, tag):
-    return plugin_data_pb2.HParamsPluginData.FromString(events.PluginTagToContent("hparams")[tag])
+def chosen(events):
+    told = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    return plugin_data_pb2.HParamsPluginData.FromString(told).session_start_info.hparams
 
 
-def test_the_hparams_page_has_what_was_chosen_and_the_final_metrics(tmp_path, events):
-    chosen = hparams(events, "_hparams_/session_start_info").session_start_info.hparams
-    shown = {info.name.tag for info in hparams(events, "_hparams_/experiment").experiment.metric_infos}
+def test_the_row_of_the_hparams_page_has_what_was_chosen_and_the_final_metrics(tmp_path, events):
     result = json.loads((tmp_path / "run/result.json").read_text())
 
-    assert chosen["attention"].string_value == "multihead"
-    assert chosen["attention.num_heads"].number_value == 4
-    assert chosen["seed"].number_value == 3
-    assert {"test/exact_match", "test/loss", "attention/alignment"} <= shown
-    assert shown <= set(events.Tags()["scalars"])
+    assert chosen(events)["attention"].string_value == "multihead"
+    assert chosen(events)["attention.num_heads"].number_value == 4
+    assert chosen(events)["seed"].number_value == 3
     for tag in ("test/exact_match", "test/loss"):
         assert events.Scalars(tag)[-1].value == pytest.approx(result["metrics"][tag])
+    assert events.Scalars("RESULT/exact_match")[-1].value == pytest.approx(result["metrics"]["test/exact_match"])
+
+
+def test_the_hparams_page_has_the_options_of_all_runs_and_begins_with_what_varies_and_the_primary_metric(tmp_path, cli):
+    for attention in ("last", "multihead"):
+        assert cli(*SMALL, f"attention={attention}", f"hydra.run.dir=runs/{attention}").code == 0
+    events = EventMultiplexer()
+    events.AddRunsFromDirectory(str(tmp_path / "runs"))
+    events.Reload()
+    plugin = Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path))))
+    request = RequestContext()
+    page = plugin.experiment_from_metadata(request, "", True, plugin.hparams_metadata(request, ""), [])
+    options = [info.name for info in page.hparam_infos]
+
+    assert set(options[:2]) == {"attention", "scoring"}
+    assert {"attention.num_heads", "scoring.hidden_dim"} <= set(options)
+    assert page.metric_infos[0].name.tag == "RESULT/exact_match"
 
 
 def test_the_custom_scalars_lay_train_over_val(events):
@@ -61,7 +84,19 @@ def test_a_run_that_was_prolonged_shows_what_it_has_now(tmp_path, cli, events):
     assert cli("resume=run", "trainer.max_steps=9").code == 0
     prolonged = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
     prolonged.Reload()
-    chosen = hparams(prolonged, "_hparams_/session_start_info").session_start_info.hparams
-    assert chosen["trainer.max_steps"].number_value == 9
+    assert chosen(prolonged)["trainer.max_steps"].number_value == 9
     assert [point.step for point in prolonged.Scalars("val/loss")] == [3, 6, 9]
     assert [event.step for event in prolonged.Images("attention/0")] == [3, 6, 9]
+
+
+def test_points_that_a_resumed_run_draws_again_are_taken_out_so_that_nobody_is_warned(tmp_path, caplog):
+    for steps in ((1, 2, 3, 4), (3, 4)):  # stopped after a checkpoint at 2
+        rewind(tmp_path, 2)
+        with SummaryWriter(str(tmp_path), filename_suffix=str(len(steps))) as writer:
+            for step in steps:
+                writer.add_scalar("val/loss", len(steps) * 10 + step, step)
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+
+    assert [(point.step, point.value) for point in read.Scalars("val/loss")] == [(1, 41), (2, 42), (3, 23), (4, 24)]
+    assert caplog.text == ""
