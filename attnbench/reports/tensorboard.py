@@ -48,7 +48,7 @@ class EventLog(TensorBoardLogger):
     def hyperparameters(self, config: Mapping[str, Any], primary: str, value: float, step: int) -> None:
         """Write the row of the HParams page: what was chosen, and the final value of the primary metric.
 
-        TensorBoard sorts metrics by name, so the primary one has a tag that comes first. The columns of the page are not
+        TensorBoard sorts metrics by name, so the primary one has a tag that comes first. The columns are not
         written: a run knows its own options only, and TensorBoard makes them of the options of all runs.
         """
         self.log_metrics({f"RESULT/{primary}": value}, step)

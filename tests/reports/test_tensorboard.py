@@ -12,7 +12,6 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.hparams.backend_context import Context
-
 from torch.utils.tensorboard import SummaryWriter
 
 from attnbench.reports.tensorboard import rewind
