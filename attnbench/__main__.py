@@ -30,7 +30,7 @@ from attnbench.errors import Interrupted, UsageError, first_line, nearest
 from attnbench.registry import Registry
 from attnbench.schema import format_value
 from attnbench.streams import lossy
-from attnbench.sweep import Job, Outcome, refuse_failures, sum_up
+from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up
 from attnbench.words import check_overrides, complaint, remember_sweep
 
 
@@ -258,6 +258,27 @@ def bench(registry: Registry, words: list[str]) -> None:
     print(f"\n{folder / 'bench.json'} {folder / 'bench.png'}")
 
 
+def tune(registry: Registry, words: list[str]) -> None:
+    """Tune arms alike, then run each on seeds that chose nothing: tune task=recall attention=gla,multihead."""
+    parser = make_parser("tune", tune)
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="key=value",
+        help="such as task=recall attention=gla,deltanet optimizer.lr=1e-3,1e-2",
+    )
+    args = parser.parse_args(words)
+    from attnbench import suite as suites
+
+    chosen, arms = suites.read_tuning(args.words)
+    plan = suites.Plan(chosen, registry)
+    try:
+        follow(registry, plan.follow, read_words(arms))
+    finally:
+        for cell in plan.cells:
+            print(cell)
+
+
 COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {
     "list": list_components,
     "evaluate": evaluate,
@@ -266,6 +287,7 @@ COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {
     "check": check,
     "new": new,
     "bench": bench,
+    "tune": tune,
 }
 
 

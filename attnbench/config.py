@@ -39,6 +39,13 @@ class OptimizerName(Enum):
     sgd = "sgd"
 
 
+class Part(Enum):
+    """What a run is for: to be reported, or to choose by: tuning runs are never compared."""
+
+    reported = "reported"
+    tuning = "tuning"
+
+
 class Schedule(Enum):
     """How the learning rate goes after the warm-up: stays, or falls: to zero at the last step, or by `decay`."""
 
@@ -90,6 +97,7 @@ class RunConfig:
     """A whole run; `attention`, `scoring` and `task` are nodes made from the chosen classes."""
 
     seed: int = 0  # of initial weights, of the order of the data, and of all that is random in training
+    part: Part = Part.reported  # tuning: it chooses, as of a learning rate, and is not reported
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     attention: Any = None

@@ -257,7 +257,8 @@ def facts(prepared: Prepared) -> dict[str, Any]:
     """Say what is trained, and towards what."""
     task, model = prepared.experiment.task, prepared.experiment.model
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return {"parameters": parameters, "primary": f"test/{task.primary}", "mode": task.mode, "goal": task.goal}
+    primary = {"primary": f"test/{task.primary}", "mode": task.mode, "floor": task.floor, "goal": task.goal}
+    return {"parameters": parameters, **primary}
 
 
 def cost_summary(prepared: Prepared) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from attnbench.schema import KINDS, explain, node
 READ_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 #: Held by the process that trains in a run folder.
 LOCK = ".lock"
-#: Options that change what a run displays and not its result.
-DISPLAY_OPTIONS = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
+#: Options that change what a run displays, or is for, and not its result.
+DISPLAY_OPTIONS = ("part", "trainer.progress_bar", "trainer.images", "trainer.log_every")
 
 
 def refuse_claimed(folder: Path) -> None:

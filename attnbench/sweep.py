@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_module
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from attnbench.errors import IncompatibleError, Interrupted, UsageError, first_line
 from attnbench.registry import Registry
-from attnbench.run_folder import find, fingerprint, flat, plain, typed
+from attnbench.run_folder import DISPLAY_OPTIONS, find, fingerprint, flat, plain, typed
 from attnbench.schema import takes_score
 
-#: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
-JOURNAL = "ATTNBENCH_SWEEP"
+#: Where the jobs of a sweep find its journal, and how many they are; the processes of launchers inherit it.
+JOURNAL, JOBS = "ATTNBENCH_SWEEP", "ATTNBENCH_JOBS"
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Journal(Callback):
         """Begin it."""
         folder = Path(config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        expect(math.prod(len(values) for values in swept(config.hydra.overrides.task)))
         os.environ[JOURNAL] = str(folder / f".sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}.jsonl")
         for run_folder in find([folder]):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -64,10 +74,32 @@ class Journal(Callback):
                     note(Outcome("existing", [], folder=str(run_folder), fingerprint=result["fingerprint"]))
 
 
+def swept(words: Iterable[str], config_loader: Any = None) -> list[list[str]]:
+    """Return the values of each word, `attention=gla,deltanet`: their product is a sweep's jobs.
+
+    Args:
+        words: of the command line.
+        config_loader: Hydra's, for `glob(...)`; without it such a word counts as none.
+    """
+    values = []
+    for override in OverridesParser.create(config_loader).parse_overrides(list(words)):
+        key = override.get_key_element()
+        if override.is_sweep_override() and (config_loader or not isinstance(override.value(), Glob)):
+            values.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            values.append([] if override.is_sweep_override() else [f"{key}={override.get_value_element_as_str()}"])
+    return values
+
+
 def note(outcome: Outcome) -> None:
     """Add a line to the journal; one write, so that processes do not mix theirs."""
     with Path(os.environ[JOURNAL]).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def expect(jobs: int) -> None:
+    """Let the jobs know how many they are."""
+    os.environ[JOBS] = str(jobs)
 
 
 def noted() -> list[Outcome]:
@@ -87,21 +119,22 @@ class Job:
     def __init__(self, registry: Registry, *, worker: bool = False) -> None:
         self.registry, self.worker = registry, worker
         self.error: Exception | None = None
+        self.began, self.ran = time.monotonic(), 0
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return _in_a_worker, ()
 
-    def __call__(self, config: DictConfig) -> None:
-        """Run a composed config."""
+    def __call__(self, config: DictConfig) -> str | None:
+        """Run a composed config; of a sweep's return the folder of the completed run, None where there is none."""
         chosen = HydraConfig.get()
         overrides, folder = list(chosen.overrides.task), Path(chosen.runtime.output_dir)
         if chosen.mode is RunMode.MULTIRUN:
-            self._one_of_many(config, folder, overrides)
-            return
+            return self._one_of_many(config, folder, overrides)
         try:
             self._run(self._typed(config, folder, overrides), folder, overrides)
         except Exception as error:  # Hydra would print it its own way
             self.error = error
+        return None
 
     def _typed(self, config: DictConfig, folder: Path, overrides: list[str]) -> DictConfig:
         """Return the run's config; without a scoring function where none is used, and none was asked for.
@@ -126,24 +159,25 @@ class Job:
             config.trainer.progress_bar = False  # several would write over each other
         run(config, folder, self.registry, overrides)
 
-    def _one_of_many(self, composed: DictConfig, folder: Path, overrides: list[str]) -> None:
-        name = " ".join(overrides)
+    def _one_of_many(self, composed: DictConfig, folder: Path, overrides: list[str]) -> str | None:
+        name = _shown(overrides)
         try:
             config = self._typed(composed, folder, overrides)
         except IncompatibleError as error:
             say(f"skipped: {name}: {error}")
             note(Outcome("incompatible", overrides, str(error)))
-            return
+            return None
         except UsageError as error:
             self._fail(error, folder, overrides)
-            return
+            return None
         mark = fingerprint(flat(plain(config)))
         before = next((o for o in noted() if o.fingerprint == mark and o.kind in ("existing", "completed")), None)
         if before is not None:
             _remove(folder)
             say(f"already completed: {name}: {os.path.relpath(before.folder)}")
             note(Outcome("completed before", overrides, folder=before.folder))
-            return
+            return before.folder
+        self._tell(HydraConfig.get().job.num, overrides)
         try:
             self._run(config, folder, overrides)
         except Interrupted as error:
@@ -153,13 +187,70 @@ class Job:
             self._fail(error, folder, overrides)
         else:
             note(Outcome("completed", overrides, folder=str(folder), fingerprint=mark))
+            return str(folder)
+        return None
+
+    def _tell(self, number: int, overrides: list[str]) -> None:
+        """Say which job begins, and how long the rest takes if it takes as long as what was run."""
+        total = int(os.environ.get(JOBS, "0"))
+        left = ""
+        if self.ran and total:
+            seconds = (time.monotonic() - self.began) / self.ran * (total - number)
+            left = f"; {seconds / 60:.0f} min left" if seconds >= 90 else f"; {seconds:.0f} s left"
+        self.ran += 1
+        say(f"job {number + 1}{f' of {total}' if total else ''}: {_shown(overrides)}{left}")
 
     def _fail(self, error: Exception, folder: Path, overrides: list[str]) -> None:
         reason = first_line(error)
         if not isinstance(error, UsageError) and str(error).strip():
             reason = f"{type(error).__name__}: {reason}"
-        say(f"failed: {' '.join(overrides)}: {reason}")
+        say(f"failed: {_shown(overrides)}: {reason}")
         note(Outcome("failed", overrides, reason, str(folder)))
+
+
+def _shown(overrides: Iterable[str]) -> str:
+    return " ".join(override for override in overrides if override.partition("=")[0] not in DISPLAY_OPTIONS)
+
+
+#: Runs jobs, each given by its words, and returns the folders of the runs; None of one that failed.
+Launch = Callable[[list[list[str]]], list[str | None]]
+
+
+def follow(registry: Registry, plan: Callable[[list[list[str]], Launch], None], words: Sequence[str]) -> None:
+    """Run what a plan asks for, as a sweep does: resumable, by the launcher that is chosen, `hydra/launcher=joblib`.
+
+    Args:
+        registry: the components there are.
+        plan: called with the arms, each given by its words, and what runs jobs.
+        words: of the command line; the product of their values makes the arms.
+
+    Raises:
+        UsageError: a run failed that was to be reported.
+    """
+    registry.store(check_options=False)
+    chosen = ["hydra.mode=MULTIRUN", *(word for word in words if word.startswith("hydra"))]
+    with initialize_config_module("attnbench.conf", version_base="1.3"):
+        composer = GlobalHydra.instance().hydra
+        assert composer is not None
+        config = composer.compose_config("config", chosen, RunMode.MULTIRUN, with_log_configuration=False)
+        callbacks = Callbacks(config)
+        callbacks.on_multirun_start(config=config, config_name="config")
+        context = HydraContext(composer.config_loader, callbacks)
+        launcher = Plugins.instance().instantiate_launcher(context, Job(registry), config)
+        expected = 0
+
+        def launch(jobs: list[list[str]]) -> list[str | None]:
+            nonlocal expected
+            first, expected = expected, expected + len(jobs)
+            expect(expected)
+            return [done.return_value for done in launcher.launch(jobs, initial_job_idx=first)] if jobs else []
+
+        values = swept([word for word in words if word not in chosen], composer.config_loader)
+        try:
+            plan([list(arm) for arm in itertools.product(*values)], launch)
+        finally:
+            outcomes = sum_up()
+    refuse_failures(outcomes)
 
 
 def _remove(folder: Path) -> None:
@@ -215,7 +306,7 @@ def refuse_failures(outcomes: list[Outcome]) -> None:
     Raises:
         UsageError: the line says which.
     """
-    failed = sum(outcome.kind == "failed" for outcome in outcomes)
+    failed = sum(o.kind == "failed" and "part=tuning" not in o.overrides for o in outcomes)  # a rate may be too high
     if failed:
         raise UsageError(f"{failed} of {len(outcomes)} jobs failed; started again, the sweep runs only what is missing")
     if not outcomes:

@@ -187,9 +187,19 @@ def test_hydras_parser_of_the_command_line_is_where_it_was():
     assert (args.config_dir, args.config_path, args.experimental_rerun, args.multirun) == ("a", "b", "c", True)
 
 
-def test_private_names_of_hydra_are_used_in_one_file():
-    using = [path.name for path in (ROOT / "attnbench").rglob("*.py") if "hydra._internal" in path.read_text()]
-    assert using == ["__main__.py"]
+def test_hydras_callbacks_are_where_they_were():
+    """`hydra._internal.callbacks.Callbacks` goes to a launcher with the jobs of `tune` and `suite`.
+
+    Without it `attnbench.sweep.follow` cannot use Hydra's launchers.
+    """
+    from hydra._internal.callbacks import Callbacks
+
+    assert callable(Callbacks().on_multirun_start)
+
+
+def test_private_names_of_hydra_are_used_in_two_files():
+    using = {path.name for path in (ROOT / "attnbench").rglob("*.py") if "hydra._internal" in path.read_text()}
+    assert using == {"__main__.py", "sweep.py"}
 
 
 def test_files_of_the_current_folder_are_not_taken_for_those_that_they_are_named_after(tmp_path):

@@ -32,6 +32,11 @@ def normalise(value: float, floor: float, goal: float) -> float:
     return (value - floor) / (goal - floor)
 
 
+def scale(floor: float | None, goal: float) -> tuple[float, float]:
+    """Return floor and goal; where chance is not known, 0 stands for it, and 1 of an error, whose goal is 0."""
+    return (float(goal == 0) if floor is None else floor), goal
+
+
 def samples(scores: Scores) -> Samples:
     """Return each task's scores, without the names of tasks and seeds."""
     return [np.fromiter(scores[task].values(), dtype=float) for task in sorted(scores)]

@@ -1,0 +1,262 @@
+"""A fair comparison: every arm is tuned alike on each task, and its best rate run anew on seeds that chose nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from attnbench import conf  # type: ignore[attr-defined]
+from attnbench.errors import UsageError, first_line, nearest
+from attnbench.registry import Registry
+from attnbench.reports.aggregate import normalise, scale
+from attnbench.reports.cells import Cell, from_runs
+from attnbench.reports.runs import Run, read
+from attnbench.run_folder import fingerprint, flat, load, plain
+from attnbench.sampling import Draws
+from attnbench.sweep import say
+from attnbench.tokens import TokenTask
+
+#: Of rates whose validation differs by less than this share of the way from chance to the goal, the middle one is best.
+ALIKE = 0.01
+RATES, TUNING_SEEDS, SEEDS = (3e-3, 1e-2, 3e-2), (100,), (0, 1, 2, 3, 4)
+#: What a suite's words for a task may set; the rest is the protocol's.
+KEYS = ("task", "trainer.", "optimizer.")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What arms are tried on.
+
+    Attributes:
+        name: of the file, without `.yaml`.
+        tasks: of each, by its label, the words of its runs: {"parity": ["task=state_tracking"]}.
+        rates: the learning rates that every arm tries.
+        tuning_seeds: on which the best is chosen; none, and there is one rate.
+        seeds: on which it is reported.
+    """
+
+    name: str
+    tasks: Mapping[str, Sequence[str]]
+    rates: Sequence[float] = RATES
+    tuning_seeds: Sequence[int] = TUNING_SEEDS
+    seeds: Sequence[int] = SEEDS
+
+    def __post_init__(self) -> None:
+        if not self.tasks or not self.seeds or not self.rates:
+            raise UsageError(f"suite {self.name}: it needs tasks, rates and seeds")
+        if shared := set(self.seeds) & set(self.tuning_seeds):
+            raise UsageError(f"suite {self.name}: seed {min(shared)} both chooses the rate and reports it")
+        if len(self.rates) > 1 and not self.tuning_seeds:
+            raise UsageError(f"suite {self.name}: {len(self.rates)} rates need tuning_seeds to choose by")
+        for word in itertools.chain.from_iterable(self.tasks.values()):
+            if not word.startswith(KEYS) or "=" not in word:
+                raise UsageError(f"suite {self.name}: '{word}': expected {', '.join(KEYS)} and a value")
+
+
+def folders() -> list[Path]:
+    """Return where suites are: the current folder's conf/suite, $ATTNBENCH_PLUGINS's, and what ships."""
+    plugins = [Path(p).parent for p in os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep) if p]
+    return [folder / "suite" for folder in (Path("conf"), *(p / "conf" for p in plugins), Path(conf.__file__).parent)]
+
+
+def find_suite(name: str) -> Suite:
+    """Read a suite by its name, or the path of its file.
+
+    Raises:
+        UsageError: there is none, or it is not one.
+    """
+    places = [Path(name)] if name.endswith((".yaml", ".yml")) else [f / f"{name}.yaml" for f in folders()]
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        known = [p.stem for f in folders() for p in sorted(f.glob("*.yaml"))]
+        raise UsageError(f"suite={name}: no such suite; {nearest(name, known)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+    try:
+        tasks = values.pop("tasks")
+        chosen = find_suite(tasks).tasks if isinstance(tasks, str) else {k: str(v).split() for k, v in tasks.items()}
+        return Suite(path.stem, chosen, **values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: a suite has tasks, rates, tuning_seeds and seeds; {first_line(error)}") from error
+
+
+def read_suite(words: Sequence[str]) -> tuple[Suite, list[str]]:
+    """Return the suite that the words of `suite` choose, and the words of its arms.
+
+    `suite=NAME` is the suite, else the standard one; `task=recall,parity` are those of its tasks that count.
+    """
+    chosen, rest = _taken(words, "suite", "task")
+    suite = find_suite(chosen.get("suite", "standard"))
+    names = chosen["task"].split(",") if "task" in chosen else list(suite.tasks)
+    for name in names:
+        if name not in suite.tasks:
+            raise UsageError(f"task={name}: not in suite={suite.name}; {nearest(name, suite.tasks)}")
+    return replace(suite, tasks={name: suite.tasks[name] for name in names}), rest
+
+
+def read_tuning(words: Sequence[str]) -> tuple[Suite, list[str]]:
+    """Return what the words of `tune` make, tasks, rates and seeds with commas between them; and the arms' words."""
+    chosen, rest = _taken(words, "task", "optimizer.lr", "seed")
+    if "task" not in chosen:
+        raise UsageError("tune: which task? task=recall, or several with commas")
+    try:
+        rates = [float(rate) for rate in chosen["optimizer.lr"].split(",")] if "optimizer.lr" in chosen else RATES
+        seeds = [int(seed) for seed in chosen["seed"].split(",")] if "seed" in chosen else SEEDS
+    except ValueError as error:
+        raise UsageError(f"tune: {error}; such as optimizer.lr=1e-3,1e-2 seed=0,1,2") from error
+    return Suite("tune", {name: [f"task={name}"] for name in chosen["task"].split(",")}, rates, seeds=seeds), rest
+
+
+def _taken(words: Sequence[str], *keys: str) -> tuple[dict[str, str], list[str]]:
+    """Return the values of some keys, and the other words."""
+    chosen = {key: value for key, _, value in (word.partition("=") for word in words) if key in keys}
+    return chosen, [word for word in words if word.partition("=")[0] not in keys]
+
+
+@dataclass
+class Plan:
+    """What a suite does with the arms of a command line, and what came of it.
+
+    Attributes:
+        suite: which tasks, rates and seeds.
+        registry: the components there are.
+        grids: the rates that references have tried, by task: where they are wider, every arm tries them.
+        cells: what came of each task and arm.
+        missing: why an arm has no cell of a task: (task, words, reason).
+        widened: by task, the rates that were added since the best one lay at the grid's edge.
+    """
+
+    suite: Suite
+    registry: Registry
+    grids: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    missing: list[tuple[str, str, str]] = field(default_factory=list)
+    widened: dict[str, list[float]] = field(default_factory=dict)
+
+    def follow(self, arms: Sequence[Sequence[str]], launch: Callable[[list[list[str]]], list[str | None]]) -> None:
+        """Tune every arm on every task, and run the best rates on the reported seeds.
+
+        Args:
+            arms: the words of each.
+            launch: runs jobs, each given by its words, and returns their folders; None of one that failed.
+        """
+        suite = self.suite
+
+        def train(jobs: list[list[str]]) -> Iterator[Run | None]:
+            done = launch([["trainer.progress_bar=false", "trainer.images=0", *job] for job in jobs])
+            return iter([None if folder is None else read(Path(folder)) for folder in done])
+
+        grids = {task: list(self.grids.get(task, suite.rates)) for task in suite.tasks}
+        pairs = [(task, arm) for task in suite.tasks for arm in range(len(arms))]
+        tried: dict[tuple[str, int], dict[float, float | None]] = {pair: {} for pair in pairs}
+        scales: dict[str, tuple[float, float]] = {}  # floor and goal of each task
+
+        def tune(added: Mapping[str, Sequence[float]]) -> None:
+            trials = [(task, arm, lr) for task, arm in pairs for lr in added.get(task, ())]
+            jobs = [
+                [*suite.tasks[task], *arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}", "part=tuning"]
+                for task, arm, lr in trials
+                for seed in suite.tuning_seeds
+            ]
+            done = train(jobs)
+            for task, arm, lr in trials:
+                runs = [next(done) for _ in suite.tuning_seeds]
+                values = [v for run in runs if run is not None and (v := validation(run)) is not None]
+                tried[task, arm][lr] = fmean(values) if len(values) == len(runs) else None
+                for run in runs:
+                    if run is not None and task not in scales:
+                        scales[task] = scale(of_setting(run.folder, self.registry)["floor"], run.result["goal"])
+
+        chosen: dict[tuple[str, int], float | None] = dict.fromkeys(pairs, suite.rates[0])
+        if suite.tuning_seeds:
+            tune(grids)
+            chosen = {pair: best(tried[pair], *scales.get(pair[0], (0.0, 1.0))) for pair in pairs}
+            self.widened = {task: wider(grids[task], {chosen[p] for p in pairs if p[0] == task}) for task in grids}
+            for task, rates in self.widened.items():
+                if rates:
+                    say(
+                        f"{task}: a best rate lies at the grid's edge: all try {', '.join(f'{r:g}' for r in rates)} too"
+                    )
+            tune(self.widened)
+            chosen = {pair: best(tried[pair], *scales.get(pair[0], (0.0, 1.0))) for pair in pairs}
+        reported = [pair for pair in pairs if chosen[pair] is not None]
+        done = train(
+            [
+                [*suite.tasks[task], *arms[arm], f"optimizer.lr={chosen[task, arm]:g}", f"seed={seed}"]
+                for task, arm in reported
+                for seed in suite.seeds
+            ]
+        )
+        for task, arm in pairs:
+            runs = [next(done) for _ in suite.seeds] if chosen[task, arm] is not None else []
+            whole = [run for run in runs if run is not None]
+            if len(whole) < len(suite.seeds):
+                reason = "a run failed" if runs else "no rate could be trained with"
+                self.missing.append((task, " ".join(arms[arm]), reason))
+            if whole:
+                self.cells.append(self._cell(task, arms[arm], whole, tried[task, arm]))
+
+    def _cell(self, task: str, words: Sequence[str], runs: list[Run], tried: Mapping[float, float | None]) -> Cell:
+        options = [word.partition(".")[2] for word in words if word.startswith(("attention.", "scoring."))]
+        facts = of_setting(runs[0].folder, self.registry)
+        label = " ".join([runs[0].mechanism, *(re.sub("=(True|False)$", lambda m: m[0].lower(), o) for o in options)])
+        return from_runs(runs, task=task, arm=label, words=words, tried=tried, **facts)
+
+
+def validation(run: Run) -> float | None:
+    """Return the primary metric of validation."""
+    return run.value(str(run.result["primary"]).replace("test/", "val/", 1))
+
+
+def best(tried: Mapping[float, float | None], floor: float, goal: float) -> float | None:
+    """Return the rate with the best validation; of those that are as good, the one nearest to the grid's middle.
+
+    None where no rate could be trained with.
+    """
+    known = {rate: normalise(value, floor, goal) for rate, value in tried.items() if value is not None}
+    if not known:
+        return None
+    near = [rate for rate, value in known.items() if value >= max(known.values()) - ALIKE]
+    middle = fmean(math.log(rate) for rate in tried)
+    return min(near, key=lambda rate: (round(abs(math.log(rate) - middle), 6), rate))
+
+
+def wider(grid: Sequence[float], chosen: Container[float | None]) -> list[float]:
+    """Return the rates one step beyond those edges of a grid that are some arm's best."""
+    if len(grid) < 2:
+        return []
+    low, high = min(grid), max(grid)
+    step = (high / low) ** (1 / (len(grid) - 1))
+    return [float(f"{low / step:.1g}")] * (low in chosen) + [float(f"{high * step:.1g}")] * (high in chosen)
+
+
+def of_setting(folder: Path, registry: Registry) -> dict[str, Any]:
+    """Return what a run's setting is, whatever the arm, rate and seed: its hash, the floor, the mechanism's state."""
+    config = load(folder, registry, [])
+    task = registry.build("task", config.task)
+    values = flat(plain(config))
+    arm = [key for key in values if key.split(".")[0] in ("attention", "scoring")]
+    marks = [fingerprint(values, ignore=[*arm, "seed", "optimizer.lr"])]
+    size = None
+    if isinstance(task, TokenTask):
+        variants = [variant.generate(Draws(0, range(4), stream=1)) for variant in task.variants()]
+        marks += [repr((made.tokens.tolist(), made.targets.tolist(), made.scored.tolist())) for made in variants]
+        widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), task.width)
+        one = registry.build_attention(config.attention, config.scoring, **widths).state_size(
+            variants[0].tokens.shape[1]
+        )
+        size = None if one is None else task.layers * one
+    digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
+    return {"setting": digest, "floor": task.floor, "state_size": size}
