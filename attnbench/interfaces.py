@@ -86,8 +86,9 @@ class MakeScore(Protocol):
 class Attention(nn.Module, ABC):
     """Where to look, and what is seen there: `__init__(query_dim, key_dim, value_dim, score, *, options...)`.
 
-    `score` (a `MakeScore`) is left out of the signature by a mechanism that uses no scoring function. A constructor
-    sets `out_dim`, the width of the context, and raises ValueError when it cannot take these widths.
+    The widths are those of a query, a key and a value. `score` (a `MakeScore`) makes the scoring function; it is left
+    out of the signature by a mechanism that uses none. A constructor sets `out_dim`, the width of the context, and
+    raises ValueError when it cannot take these widths.
     """
 
     #: True for a mechanism that moves from its last weights: it is called one query at a time, and its `forward`

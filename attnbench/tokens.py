@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST = 0, 1, 2  # streams of random numbers; test slice s has stream TEST + s
 EMBEDDING_STD = 0.02  # as GPT-2 begins: what attention writes then soon outweighs what a token is
 NOWHERE = -1  # the truth of a place whose answer stands nowhere
+MOST_LISTED = 30  # tokens, to a user who has typed another
 
 
 class Sequences(NamedTuple):
@@ -113,8 +114,8 @@ class TokenTask(Task):
 
         generate(draws)    sequences, targets, which places are scored, and where the answer stands if that is known
         slices()           further test data: name -> changed options, {"longer": {"length": 128}}; measured apart
-        label(token)       what a token is called in pictures and texts
-        encode(text)       tokens of a typed text, so that `predict` answers; and `answer_length(tokens)` if not 1
+        label(token)       what a token is called in pictures and texts; `predict` reads typed ones
+        answer_length(tokens)   how many tokens answer typed ones, if not 1
         measure(...)       other values than `accuracy`, listed in `measures`
 
     Args:
@@ -159,6 +160,11 @@ class TokenTask(Task):
         self.num_tokens, self.width, self.layers = num_tokens, width, layers
         self.mlp, self.conv, self.positions = mlp, conv, positions
 
+    @staticmethod
+    def recipe_with(**trainer: Any) -> Mapping[str, Any]:
+        """Return the recipe above with other options of the trainer: `recipe_with(max_steps=400)`."""
+        return {**TokenTask.recipe, "trainer": {**TokenTask.recipe["trainer"], **trainer}}
+
     @abstractmethod
     def generate(self, draws: Draws) -> Sequences:
         """Return `len(draws)` sequences made of these random numbers alone, all of one length: pad behind."""
@@ -172,12 +178,19 @@ class TokenTask(Task):
         return str(token)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text that a user has typed; raise UsageError where it has none.
+        """Return the tokens of a typed text, with spaces between those whose labels are longer than a letter.
 
         Raises:
-            NotImplementedError: the task has no answers for texts.
+            UsageError: there is no such token.
         """
-        raise NotImplementedError
+        labels = [self.label(token) for token in range(self.num_tokens)]
+        letters = max(map(len, labels)) == 1
+        number = {label: token for token, label in enumerate(labels)}
+        typed = list("".join(text.split())) if letters else text.split()
+        if unknown := [word for word in typed if word not in number]:
+            known = labels if len(labels) <= MOST_LISTED else [*labels[:3], "...", labels[-1]]
+            raise UsageError(f"predict: {unknown[0]!r} is no token of this task; there are: {' '.join(known)}")
+        return [number[word] for word in typed]
 
     def answer_length(self, tokens: Sequence[int]) -> int:
         """Return how many tokens answer a text of these."""

@@ -22,7 +22,6 @@ class Channel(Attention):
     are no weights over keys to give.
 
     Args:
-        query_dim: Dq, the width of a query.
         key_dim: Dk, not used.
         value_dim: Dv, the width of a value and of the context: the channels.
         reduction: how many times narrower than Dv the layer between is (the paper: 16, for 256 channels and more).

@@ -26,9 +26,6 @@ class Differential(Attention):
     constant that the paper tried beside it. λq1, ... begin as in the authors' code, normal with deviation 0.1.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value.
         score: makes the scoring function, for the width D; one serves both maps of all heads.
         num_heads: H; 2H divides embed_dim.
         embed_dim: E, the width of the context; null takes the query's.

@@ -40,10 +40,6 @@ class Forgetting(Attention):
     for the projections, and as in the authors' code b = 0, so that tokens fade to half at each step at first.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value.
-        score: makes the scoring function, for the width of a head.
         num_heads: H; divides embed_dim.
         embed_dim: E, the width of all heads together and of the context; null takes the query's.
 

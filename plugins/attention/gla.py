@@ -32,8 +32,6 @@ class GLA(PrefixAttention):
 
     Args:
         query_dim: Dq, the width of a query, and of the context.
-        key_dim: the width of a key.
-        value_dim: the width of a value.
         num_heads: H.
         expand_k: how wide all heads' keys are together, in widths of the query.
         expand_v: how wide all heads' values are together.

@@ -23,10 +23,6 @@ class Hard(Attention):
     Gu, Poole 2016 (arXiv:1611.01144), not the paper's REINFORCE.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value and of the context.
-        score: makes the scoring function.
         temperature: a lower one brings soft nearer to the draw, at the price of gradients that vary more.
 
     Raises ValueError when temperature is not positive.

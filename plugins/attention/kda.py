@@ -35,8 +35,6 @@ class KDA(PrefixAttention):
 
     Args:
         query_dim: Dq, the width of a query, and of the context.
-        key_dim: the width of a key.
-        value_dim: the width of a value.
         num_heads: H.
         negative: β is between 0 and 2, not 0 and 1 (arXiv:2411.12537).
         gate: whether the heads pass an output gate.

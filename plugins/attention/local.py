@@ -23,10 +23,6 @@ class Local(Attention):
     monotonic window that would begin behind the last key stays at it.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value and of the context.
-        score: makes the scoring function.
         window: D, how far it sees on either side.
         alignment: monotonic or predictive.
 

@@ -22,9 +22,6 @@ class LocationAware(Attention):
     Of the paper's variants this is the plain one: no window around the last place, no sharpening, no smoothing.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value and of the context.
         hidden_dim: the width of the layer; null takes the key's.
         channels: how many filters F has.
         kernel_size: how many keys a filter spans; odd (the paper: 201 frames of speech).

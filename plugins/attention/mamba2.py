@@ -35,8 +35,6 @@ class Mamba2(PrefixAttention):
 
     Args:
         query_dim: Dq, the width of a query, and of the context.
-        key_dim: the width of a key.
-        value_dim: the width of a value.
         num_heads: H.
         state_dim: N; the paper's models have 64 to 256.
         expand: how wide all heads' values are together, in widths of the query.

@@ -26,10 +26,6 @@ class MultiHead(Attention):
     multiplies each head, or each of its entries, by sigmoid(Wg query) before Wo (Qiu et al. 2025, arXiv:2505.06708).
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value.
-        score: makes the scoring function, for the width of a head.
         num_heads: H; divides embed_dim.
         embed_dim: E, the width of all heads together and of the context; null takes the query's.
         kv_heads: how many heads keys and values have; divides num_heads; null takes as many.

@@ -32,7 +32,6 @@ class NTM(Attention):
     Args:
         query_dim: Dq, the width of a query: the controller's state.
         key_dim: Dk, the width of a key: of a row of the memory.
-        value_dim: Dv, the width of a value and of the context.
         score: makes the scoring function, of k and a key.
         max_shift: how many keys s can move on or back.
         beta_bias: what b gives β at the start; a large one looks sharply from the first.

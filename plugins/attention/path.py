@@ -31,9 +31,6 @@ class PaTH(Attention):
     convolution is the host's. Its forget gate (PaTH-FoX) is left out. Projections begin as PyTorch's.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value.
         num_heads: H; divides embed_dim.
         embed_dim: E, the width of all heads together and of the context; null takes the query's.
 

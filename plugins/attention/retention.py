@@ -33,8 +33,6 @@ class Retention(PrefixAttention):
 
     Args:
         query_dim: Dq, the width of a query, and of the context.
-        key_dim: the width of a key.
-        value_dim: the width of a value.
         num_heads: H.
         expand_v: how wide all heads' values are together, in widths of the query.
         gate: whether the heads pass an output gate.

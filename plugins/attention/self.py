@@ -22,9 +22,6 @@ class SelfAttention(Attention):
     function than the dot product: attention=multihead attention.num_heads=1.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value.
         dim: D, the width of the projections and of the context; null takes the query's.
         scale: multiplies the dot products; null takes 1/sqrt(D).
         init: how the projections begin: xavier (Glorot's uniform), or uniform over [-0.05, 0.05), Keras's default.

@@ -36,10 +36,6 @@ class SlidingWindow(Attention):
     keys behind it. A query further than `window` behind the last key sees nothing, and gets zeros.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value and of the context.
-        score: makes the scoring function.
         window: how far it sees on either side; 0 sees its own place alone.
 
     Raises ValueError when window is negative.

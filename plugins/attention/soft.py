@@ -19,10 +19,6 @@ class Soft(Attention):
     decoder's queries at once its TimeAttention.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value and of the context.
-        score: makes the scoring function.
         normaliser: softmax; sparsemax or entmax15, which give most keys no weight at all; softmax1 or sigmoid, whose
             weights need not sum to one.
     """

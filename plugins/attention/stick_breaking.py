@@ -26,10 +26,6 @@ class StickBreaking(Attention):
     it; here, as under any causal mask of this bench, it sees itself too (the authors' `attend_current=True`).
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
-        value_dim: Dv, the width of a value.
-        score: makes the scoring function, for the width of a head.
         num_heads: H; divides embed_dim.
         embed_dim: E, the width of all heads together and of the context; null takes the query's.
 

@@ -22,7 +22,6 @@ class Structured(Attention):
 
     Args:
         query_dim: Dq, not used.
-        key_dim: Dk, the width of a key.
         value_dim: Dv, the width of a value; the context is r times as wide.
         hops: r.
         hidden_dim: the width of W1's layer; null takes the key's.

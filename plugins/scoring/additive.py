@@ -31,8 +31,6 @@ class Additive(ScoringFunction):
     Half precision is computed in float32. Second derivatives exist only where there are few pairs (`SMALL`).
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         hidden_dim: D, the width of the layer; null takes the key's.
     """
 

@@ -22,8 +22,6 @@ class ALiBi(ScoringFunction):
     would be 1/256: set `slope` then.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         slope: of every head alike; null takes the paper's, head by head.
 
     Raises ValueError when query and key differ in width, or slope is negative.

@@ -20,8 +20,6 @@ class Cosine(ScoringFunction):
     A zero vector scores 0. β is learned as its logarithm (the paper takes a softplus of its controller's output).
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         beta: β at the start; null takes sqrt(Dk), at which independent entries score as in scaled_dot.
 
     Raises ValueError when query and key differ in width, or beta is not positive.

@@ -19,8 +19,6 @@ class Gaussian(ScoringFunction):
     The square is expanded, |q|² - 2 q·k + |k|², so that no array of Q x K x D is made; its rounding is that of |q||k|.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         bandwidth: σ at the start; null takes Dk^(1/4), at which the term q·k weighs what it does in scaled_dot.
 
     Raises ValueError when query and key differ in width, or bandwidth is not positive.

@@ -19,8 +19,6 @@ class Location(ScoringFunction):
     What a key holds does not matter, only where it stands.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         max_keys: how many positions can be scored.
 
     Raises ValueError when max_keys is not positive, and UsageError when called with more keys than that.

@@ -22,8 +22,6 @@ class RelativeBias(ScoringFunction):
     b begins as in T5, normal with deviation 1/sqrt(D).
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         max_distance: what is further away has the bias of this distance.
 
     Raises ValueError when query and key differ in width, or max_distance is not positive.

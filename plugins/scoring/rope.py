@@ -22,8 +22,6 @@ class RoPE(ScoringFunction):
     functions, with the coordinates in another order. Angles are computed in float32 at least.
 
     Args:
-        query_dim: Dq, the width of a query.
-        key_dim: Dk, the width of a key.
         base: the planes turn by 1 to about 1/base radians from one token to the next.
 
     Raises ValueError when query and key differ in width, the width is odd, or base is not above 1.

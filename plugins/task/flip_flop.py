@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnbench import Draws, Published, Register, Sequences, TokenBatch, TokenTask, UsageError, hookimpl
+from attnbench import Draws, Published, Register, Sequences, TokenBatch, TokenTask, hookimpl
 
 WORDS = ("0", "1", "w", "r", "i")
 WRITE, READ, IGNORE = 2, 3, 4
@@ -31,23 +31,12 @@ class FlipFlop(TokenTask):
     Args:
         length: tokens in a sequence, two for each instruction, the last bit left out.
         ignore: the share of ignored instructions; reads and writes share the rest.
-        width: of the host.
-        layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
-        positions: none, learned or sinusoidal.
+        width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
+            multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.recipe,
-        "trainer": {
-            "max_steps": 400,
-            "batch_size": 32,
-            "val_every": 100,
-            "eval_batch_size": 250,
-            "stop_at_goal": False,  # the sparse slice is learned after the trained range
-        },
-    }
+    # the sparse slice is learned after the trained range
+    recipe = TokenTask.recipe_with(max_steps=400, batch_size=32, stop_at_goal=False)
     primary = "error"
     mode = "min"
     goal = 0.0
@@ -113,13 +102,6 @@ class FlipFlop(TokenTask):
     def label(self, token: int) -> str:
         """0, 1, w, r or i."""
         return WORDS[token]
-
-    def encode(self, text: str) -> list[int]:
-        """Read instructions and bits, `w 1 i 0 r` or `w1i0r`; the bit behind the last is asked for."""
-        for letter in "".join(text.split()):
-            if letter not in WORDS:
-                raise UsageError(f"{letter!r}: an instruction is w, i or r, with 0 or 1 behind it")
-        return [WORDS.index(letter) for letter in "".join(text.split())]
 
 
 @hookimpl

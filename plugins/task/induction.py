@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 
-from attnbench import Draws, Register, Sequences, TokenTask, UsageError, hookimpl
+from attnbench import Draws, Register, Sequences, TokenTask, hookimpl
 
 
 class Induction(TokenTask):
@@ -27,17 +27,11 @@ class Induction(TokenTask):
         letters: how many there are.
         asks: how often the mark stands in the sequence again.
         length: tokens in a sequence.
-        width: of the host.
-        layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
-        positions: none, learned or sinusoidal.
+        width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
+            multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.recipe,
-        "trainer": {"max_steps": 400, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
-    }
+    recipe = TokenTask.recipe_with(max_steps=400)
     goal = 0.99
     over = ("length",)
 
@@ -84,14 +78,6 @@ class Induction(TokenTask):
     def label(self, token: int) -> str:
         """A letter, or * for the mark."""
         return "*" if token == self.letters else _letter(token)
-
-    def encode(self, text: str) -> list[int]:
-        """Read letters and marks, `c * f a *`; what follows the last is asked for."""
-        known = {self.label(token): token for token in range(self.num_tokens)}
-        for word in text.split():
-            if word not in known:
-                raise UsageError(f"{word!r}: a token is *, or a to {_letter(self.letters - 1)}, with spaces between")
-        return [known[word] for word in text.split()]
 
 
 def _letter(number: int) -> str:

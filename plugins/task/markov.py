@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attnbench import Draws, Published, Register, Sequences, TokenBatch, TokenTask, UsageError, hookimpl
+from attnbench import Draws, Published, Register, Sequences, TokenBatch, TokenTask, hookimpl
 
 
 class Markov(TokenTask):
@@ -31,17 +31,11 @@ class Markov(TokenTask):
     Args:
         states: V.
         length: how many states are foretold.
-        width: of the host.
-        layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
-        positions: none, learned or sinusoidal.
+        width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
+            multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.recipe,
-        "trainer": {"max_steps": 600, "batch_size": 64, "val_every": 150, "eval_batch_size": 250},
-    }
+    recipe = TokenTask.recipe_with(max_steps=600, val_every=150)
     primary = "excess"
     mode = "min"
     goal = 0.02
@@ -94,13 +88,6 @@ class Markov(TokenTask):
     def label(self, token: int) -> str:
         """A letter."""
         return chr(ord("a") + token)
-
-    def encode(self, text: str) -> list[int]:
-        """Read states, `a b b a`; what follows the last is foretold."""
-        for letter in "".join(text.split()):
-            if not 0 <= ord(letter) - ord("a") < self.states:
-                raise UsageError(f"{letter!r}: a state is a letter from a to {self.label(self.states - 1)}")
-        return [ord(letter) - ord("a") for letter in "".join(text.split())]
 
 
 def chains(draws: Draws, V: int, T: int) -> Int[Tensor, "B places"]:  # noqa: N803

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from attnbench import Draws, Published, Register, Sequences, TokenTask, UsageError, hookimpl
+from attnbench import Draws, Published, Register, Sequences, TokenTask, hookimpl
 
 BLANK = 0
 GAP_POWER = 0.01  # Zoology's `power_a`: keys are asked for soon rather than late
@@ -34,17 +34,11 @@ class Recall(TokenTask):
         layout: interleaved, key and value one after the other; or stacked, a pair is one token.
         updates: how many keys are assigned once more; the last value counts.
         noise: the share of blanks that hold a random token of the vocabulary instead.
-        width: of the host.
-        layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
-        positions: none, learned or sinusoidal.
+        width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
+            multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.recipe,
-        "trainer": {"max_steps": 400, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
-    }
+    recipe = TokenTask.recipe_with(max_steps=400)
     goal = 0.99
     over = ("pairs", "length")
     published: ClassVar[tuple[Published, ...]] = (
@@ -128,16 +122,6 @@ class Recall(TokenTask):
             key, value = divmod(token - self.vocabulary, self.vocabulary - self.half)
             return f"k{key + 1}v{value + self.half}"
         return "." if token == BLANK else f"{'k' if token < self.half else 'v'}{token}"
-
-    def encode(self, text: str) -> list[int]:
-        """Read tokens as `label` writes them: `k3 v40 k5 v41 . k3`; the last one is asked for."""
-        known = {self.label(token): token for token in range(self.num_tokens)}
-        for word in text.split():
-            if word not in known:
-                raise UsageError(
-                    f"{word!r}: a token is ., k1 to k{self.half - 1} or v{self.half} to v{self.vocabulary - 1}"
-                )
-        return [known[word] for word in text.split()]
 
 
 @hookimpl

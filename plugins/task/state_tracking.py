@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from attnbench import Draws, Published, Register, Sequences, TokenTask, UsageError, hookimpl
+from attnbench import Draws, Published, Register, Sequences, TokenTask, hookimpl
 
 Group = Literal["parity", "z5", "s3", "a5", "s5"]
 
@@ -32,17 +32,10 @@ class StateTracking(TokenTask):
     Args:
         group: parity (2 elements), z5 (sums modulo 5), s3 (6 permutations), a5 (60) or s5 (120).
         length: tokens in a sequence.
-        width: of the host.
-        layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
-        positions: none, learned or sinusoidal.
+        width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
+            multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.recipe,
-        "trainer": {"max_steps": 300, "batch_size": 64, "val_every": 100, "eval_batch_size": 250},
-    }
     goal = 0.99
     over = ("length",)
     published: ClassVar[tuple[Published, ...]] = (
@@ -82,13 +75,6 @@ class StateTracking(TokenTask):
             later = self.table[products[:, :-reach], products[:, reach:]]
             products, reach = torch.cat([products[:, :reach], later], dim=1), 2 * reach
         return Sequences(tokens, products, torch.ones_like(tokens, dtype=torch.bool))
-
-    def encode(self, text: str) -> list[int]:
-        """Read the numbers of elements, `1 0 1 1`; the product of all is asked for."""
-        for word in text.split():
-            if not (word.isdecimal() and int(word) < self.num_tokens):
-                raise UsageError(f"{word!r}: an element of {self.group} is a number from 0 to {self.num_tokens - 1}")
-        return [int(word) for word in text.split()]
 
 
 @cache

@@ -28,9 +28,6 @@ class LinearAttention(Attention):
     and `performer`. With F features, decoding keeps F (Dv + 1) numbers for each head, whatever the length.
 
     Args:
-        query_dim: the width of a query.
-        key_dim: the width of a key.
-        value_dim: the width of a value.
         feature_map: φ.
         num_heads: heads that each project queries, keys and values, as in `multihead` without biases; null: one head
             that takes them as they are, the first paper's equation (only `taylor` projects, to its 16 dimensions).

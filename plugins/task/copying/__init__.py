@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from attnbench import Draws, Published, Register, Sequences, TokenTask, UsageError, hookimpl
+from attnbench import Draws, Published, Register, Sequences, TokenTask, hookimpl
 
 from .strings import GENERATORS, MARK, Kind
 
@@ -31,17 +31,11 @@ class Copying(TokenTask):
         longest: letters of the longest string.
         blanks: of selective, how many are strewn in.
         n: of ngram, how many letters are given.
-        width: of the host.
-        layers: of the host.
-        mlp: of the host's feed-forward, in multiples of the width; 0 for none.
-        conv: how many inputs the host's causal convolution sees; 0 for none.
-        positions: none, learned or sinusoidal.
+        width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
+            multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
-        **TokenTask.recipe,
-        "trainer": {"max_steps": 600, "batch_size": 64, "val_every": 150, "eval_batch_size": 250},
-    }
+    recipe = TokenTask.recipe_with(max_steps=600, val_every=150)
     goal = 0.99
     over = ("longest", "blanks")
     floor = 1 / 26
@@ -95,13 +89,6 @@ class Copying(TokenTask):
     def label(self, token: int) -> str:
         """A letter, `.` for a blank, `|` for the mark."""
         return (string.ascii_lowercase + ".|")[token]
-
-    def encode(self, text: str) -> list[int]:
-        """Read `cab|`; with kind=selective blanks are dots; with kind=ngram the n-gram stands behind the mark."""
-        for letter in "".join(text.split()):
-            if letter not in string.ascii_lowercase + ".|":
-                raise UsageError(f"{letter!r}: type letters a to z, . for a blank and | for the mark, such as cab|")
-        return [(string.ascii_lowercase + ".|").index(letter) for letter in "".join(text.split())]
 
     def answer_length(self, tokens: Sequence[int]) -> int:
         """Return how many letters are left to be written: of a copy, those before the mark that are not behind it."""
