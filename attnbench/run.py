@@ -42,18 +42,12 @@ from attnbench.run_folder import (
     write_config,
     write_result,
 )
+from attnbench.streams import lossy
 from attnbench.training.batches import TrainSampler, chunk_loader, eval_sampler, loader, plan, train_size
 from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetrics
 from attnbench.training.experiment import Diverged, Experiment
 from attnbench.training.optimizer import refuse_sparse_gradients
-from attnbench.training.process import (
-    flush_denormals,
-    is_rank_zero,
-    output_that_cannot_fail,
-    quiet,
-    shared,
-    stop_on_signals,
-)
+from attnbench.training.process import flush_denormals, is_rank_zero, quiet, shared, stop_on_signals
 from attnbench.training.trainer import load_weights, make_trainer, no_exit, test
 
 log = logging.getLogger("attnbench")
@@ -112,7 +106,7 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
     if not resume:
         refuse_claimed(folder)
     alone = lock(folder, wanted=is_rank_zero())
-    with stop_on_signals(), output_that_cannot_fail(), alone, run_log(folder), flush_denormals():
+    with stop_on_signals(), lossy(), alone, run_log(folder), flush_denormals():
         try:
             prepared = prepare(config, folder, registry, resume=resume)
             begin(config, folder, resume=resume)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -29,13 +29,15 @@ class Lossy(io.FileIO):
 
 @contextmanager
 def lossy() -> Iterator[list[Lossy]]:
-    """Print through `Lossy`; what the streams' encoding lacks is escaped."""
+    """Print through `Lossy`, in whatever is a file and is not printed so yet; what its encoding lacks is escaped."""
     before = sys.stdout, sys.stderr
     files = []
     for name, stream in zip(("stdout", "stderr"), before, strict=True):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.flush()
+        with suppress(io.UnsupportedOperation):  # an object of a test's, say
+            if not isinstance(stream, io.TextIOWrapper) or isinstance(getattr(stream.buffer, "raw", None), Lossy):
+                continue
             files.append(Lossy(stream.fileno(), "w", closefd=False))
+            stream.flush()
             text = io.TextIOWrapper(
                 io.BufferedWriter(files[-1]), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering
             )

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -106,52 +105,6 @@ def stop_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Output:
-    """A stream whose writing never fails: from the first failure on, what is written goes nowhere."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        """Write, as far as that is possible."""
-        with self._discarding():
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered, as far as that is possible."""
-        with self._discarding():
-            self.stream.flush()
-
-    @contextlib.contextmanager
-    def _discarding(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError):  # a full disk, a pipe or a terminal that has ended; a stream that was closed
-            with contextlib.suppress(OSError, ValueError):  # else Python fails on what is buffered when it ends
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self.stream.fileno())
-                os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-@contextlib.contextmanager
-def output_that_cannot_fail() -> Iterator[None]:
-    """Keep a run from failing by what it prints: its output may be piped into a program that ends."""
-    before = sys.stdout, sys.stderr
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        outputs = [Output(nowhere if stream is None else stream) for stream in before]
-        sys.stdout, sys.stderr = outputs
-        try:
-            yield
-        finally:
-            for output in outputs:
-                output.flush()
-            sys.stdout, sys.stderr = before
 
 
 def quiet() -> None:
