@@ -129,11 +129,7 @@ def most() -> Mapping[str, tuple[int, str]]:
 
 
 def check_numbers(config: DictConfig) -> None:
-    """Refuse a run's number that is too small, or larger than is sensible.
-
-    Raises:
-        UsageError: the line names it, and the least or the most that it may be.
-    """
+    """Raise UsageError for a run's number that is too small, or larger than is sensible."""
     for key, least in LEAST.items():
         value = OmegaConf.select(config, key)
         if value is not None and not value >= least:

@@ -59,11 +59,7 @@ def exclusive(folder: Path, *, room: str = "room") -> Iterator[None]:
 
 @contextmanager
 def explain_disk(folder: Path, *, room: str = "room") -> Iterator[None]:
-    """Turn the error of a full or read-only disk into a line that says what to do.
-
-    Raises:
-        UsageError: instead of such an OSError.
-    """
+    """Turn the OSError of a full or read-only disk into a UsageError that says what to do."""
     try:
         yield
     except OSError as error:

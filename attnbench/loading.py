@@ -82,9 +82,7 @@ class Source:
 def load(source: Source) -> list[Component]:
     """Run one plugin's hooks, in a plugin manager of its own so that it can disturb no other.
 
-    Raises:
-        UnfitError: it does not fit the bench.
-        Exception: whatever the plugin raises, SystemExit included; see `reason`.
+    Raises UnfitError where it does not fit the bench, and whatever the plugin raises, SystemExit included.
     """
     components: list[Component] = []
     plugin = source.load()

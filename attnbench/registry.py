@@ -116,11 +116,7 @@ class Registry:
         return [self.components[key] for key in sorted(self.components) if key[0] == kind]
 
     def get(self, kind: str, name: str) -> Component:
-        """Return a component.
-
-        Raises:
-            UsageError: there is none of that name, or the plugin of that name failed, or two plugins claim it.
-        """
+        """Return a component; UsageError where no plugin, a failed one, or two of them have that name."""
         key = (kind, name)
         if key in self.contested:
             first, second = self.contested[key]
@@ -183,11 +179,7 @@ class Registry:
         key_dim: int,
         value_dim: int,
     ) -> Attention:
-        """Make an attention module, with the scoring function that it is to use.
-
-        Raises:
-            UsageError: as `build`; or a scoring function is missing, or chosen for a mechanism that uses none.
-        """
+        """Make an attention module, with the scoring function that it is to use; UsageError as `build`."""
         component = self.get("attention", str(attention["name"]))
         widths = {"query_dim": query_dim, "key_dim": key_dim, "value_dim": value_dim}
         reason = self.incompatibility(component.name, scoring=None if scoring is None else str(scoring["name"]))

@@ -152,11 +152,7 @@ def run_log(folder: Path) -> Iterator[None]:
 
 
 def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: bool) -> Prepared:
-    """Make all that a run needs, and write nothing.
-
-    Raises:
-        UsageError: the config, or the checkpoint to go on from, cannot be run.
-    """
+    """Make all that a run needs, and write nothing; UsageError where the config or its checkpoint cannot be run."""
     check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
     optimizer: OptimizerConfig = OmegaConf.to_object(config.optimizer)  # type: ignore[assignment]
@@ -198,11 +194,7 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
 
 
 def begin(config: DictConfig, folder: Path, *, resume: bool) -> None:
-    """Take the folder, or write the config of a run that goes on; of several processes, one does.
-
-    Raises:
-        UsageError: the folder is another run's.
-    """
+    """Take the folder, or write the config of a run that goes on, as one process; UsageError if it is another run's."""
     if is_rank_zero():
         write_config(folder, config, new=not resume)
         (folder / "run.log").touch()
@@ -306,12 +298,7 @@ def build(
 
 
 def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
-    """Go on with the run of a folder.
-
-    Raises:
-        UsageError: it is not a run folder, or an override asks for another run.
-        Interrupted: see `run`.
-    """
+    """Go on with the run of a folder; UsageError where it is none, or an override asks for another run."""
     for override in overrides:
         key = override.partition("=")[0]
         if key in ("optimizer.name", "optimizer.lazy") or key.split(".")[0] in ("attention", "scoring", "seed"):
@@ -331,8 +318,7 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
 def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str, float]:
     """Measure a run's best checkpoint on the test split of its data, or of other data by overrides.
 
-    Raises:
-        UsageError: it is not a run folder, it has no checkpoint, or the overrides change the model.
+    Raises UsageError where it is no run folder, has no checkpoint, or the overrides change the model.
     """
     config, checkpoint = load(folder, registry, overrides), best_checkpoint(folder)
     check_numbers(config)
@@ -353,8 +339,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
 def predict(folder: Path, registry: Registry, text: str) -> Prediction:
     """Let a run's best checkpoint answer for a text.
 
-    Raises:
-        UsageError: it is not a run folder, it has no checkpoint, or its task answers no texts.
+    Raises UsageError where it is no run folder, has no checkpoint, or its task answers no texts.
     """
     config, checkpoint = load(folder, registry, []), best_checkpoint(folder)
     able = [c.name for c in registry.of("task") if c.cls.predict is not Task.predict]

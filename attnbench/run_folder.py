@@ -34,11 +34,7 @@ DISPLAY_OPTIONS = ("part", "trainer.progress_bar", "trainer.images", "trainer.lo
 
 
 def refuse_claimed(folder: Path) -> None:
-    """Refuse a folder that holds a run.
-
-    Raises:
-        UsageError: it does.
-    """
+    """Raise UsageError for a folder that holds a run."""
     if (folder / "config.yaml").exists():
         raise UsageError(
             f"{folder}: holds a run already; {resuming(folder)} goes on with it, or choose another hydra.run.dir"
@@ -54,8 +50,7 @@ def resuming(folder: Path) -> str:
 def lock(folder: Path, *, wanted: bool = True) -> Iterator[None]:
     """Hold a run folder, so that one process trains into it; killed in any way, it holds it no longer.
 
-    Raises:
-        UsageError: another holds it.
+    Raises UsageError where another holds it.
     """
     held = FileLock(folder / LOCK)
     if wanted:
@@ -87,11 +82,7 @@ def in_use(folder: Path) -> bool:
 
 
 def write_config(folder: Path, config: DictConfig, *, new: bool) -> None:
-    """Write config.yaml: `new`, which takes the folder for this run, or over the one that is there.
-
-    Raises:
-        UsageError: `new`, and the folder is another run's.
-    """
+    """Write config.yaml: `new`, which takes the folder for this run (UsageError if another has it), or anew."""
     path, text = folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False)
     if not new:
         write_text(path, text)
@@ -140,9 +131,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -> DictConfig:
     """Put a config's values, and `key=value` overrides of them, into typed nodes: registered components only.
 
-    Raises:
-        IncompatibleError: no run can have these components together, or one lacks an option.
-        UsageError: it is not the config of a run, or an override is misspelt, of the wrong type, or no `key=value`.
+    Raises IncompatibleError where no run can have these components together, or one lacks an option; UsageError where
+    it is not the config of a run, or an override is misspelt, of the wrong type, or no `key=value`.
     """
     config = OmegaConf.structured(RunConfig)
     chosen: dict[str, str | None] = dict.fromkeys(KINDS)
@@ -175,11 +165,7 @@ def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -
 
 
 def load(folder: Path, registry: Registry, overrides: list[str]) -> DictConfig:
-    """Read a run folder's config, and override it.
-
-    Raises:
-        UsageError: it is not a run folder, or see `typed`.
-    """
+    """Read a run folder's config, and override it; UsageError where it is no run folder, and as `typed`."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise UsageError(f"{folder}: not a run folder, it has no config.yaml; a run leaves one under runs/")
@@ -194,11 +180,7 @@ def load(folder: Path, registry: Registry, overrides: list[str]) -> DictConfig:
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Return the checkpoint with the best validation.
-
-    Raises:
-        UsageError: there is none yet.
-    """
+    """Return the checkpoint with the best validation; UsageError where there is none yet."""
     path = folder / "checkpoints" / "best.ckpt"
     if not path.is_file():
         raise UsageError(f"{folder}: no checkpoints/best.ckpt yet; {resuming(folder)} trains on")
@@ -208,8 +190,7 @@ def best_checkpoint(folder: Path) -> Path:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, which may be someone else's: tensors and plain values only, nothing in it is executed.
 
-    Raises:
-        UsageError: it cannot be read, or holds anything else.
+    Raises UsageError where it cannot be read, or holds anything else.
     """
     try:
         with warnings.catch_warnings():
@@ -281,11 +262,7 @@ class Unusable(Exception):  # noqa: N818 (it is a finding)
 
 
 def read_mapping(path: Path, parse: Callable[[IO[str]], Any]) -> dict[str, Any]:
-    """Read a file of a run folder that holds a mapping.
-
-    Raises:
-        Unusable: it is missing or damaged.
-    """
+    """Read a file of a run folder that holds a mapping; Unusable where it is missing or damaged."""
     try:
         with path.open(encoding="utf-8") as file:
             values = parse(file)

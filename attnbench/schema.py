@@ -109,11 +109,7 @@ def name_fault(name: str) -> str | None:
 
 
 def check_signature(kind: str, cls: type) -> None:
-    """Refuse a class whose positional arguments are not those that the framework supplies.
-
-    Raises:
-        UnfitError: the arguments before `*` are not those of its kind, or an option is unusable (see `options`).
-    """
+    """Raise UnfitError unless the arguments before `*` are those that the framework supplies, and `options` fit."""
     expected = FRAMEWORK_ARGUMENTS[kind]
     positional = tuple(p.name for p in parameters(cls) if p.kind is p.POSITIONAL_OR_KEYWORD)
     allowed = {expected, expected[:-1]} if kind == "attention" else {expected}
@@ -125,11 +121,7 @@ def check_signature(kind: str, cls: type) -> None:
 
 
 def check_recipe(owner: str, recipe: Mapping[str, Any]) -> None:
-    """Refuse a task's recipe that sets what a run does not have.
-
-    Raises:
-        UnfitError: a key is misspelt, or a value of the wrong type.
-    """
+    """Raise UnfitError where a task's recipe sets what a run does not have, or to the wrong type."""
     settings = {key: value for key, value in recipe.items() if key != "defaults"}
     try:
         run = OmegaConf.structured(RunConfig)
@@ -140,11 +132,7 @@ def check_recipe(owner: str, recipe: Mapping[str, Any]) -> None:
 
 
 def node(name: str, cls: type) -> type:
-    """Make the typed config node of a component registered as `name`: its options, and its name.
-
-    Raises:
-        UnfitError: an option is unusable (see `options`).
-    """
+    """Make the typed config node of a component registered as `name`: its options (see there), and its name."""
     return make_dataclass(name, [("name", str, field(default=name)), *_entries(cls)])
 
 
@@ -209,11 +197,7 @@ def _choice(name: str, words: tuple[str, ...]) -> Any:
 
 
 def fill(label: str, made: type, values: Mapping[str, Any]) -> DictConfig:
-    """Put values into a node, type by type.
-
-    Raises:
-        UsageError: an option is misspelt or of the wrong type; the line begins with `label.option`.
-    """
+    """Put values into a node, type by type; UsageError, beginning with `label.option`, for one that does not fit."""
     try:
         # a word of a Literal may be another process's Enum, which is made there anew
         words = {key: value.name if isinstance(value, Enum) else value for key, value in values.items()}

@@ -201,11 +201,7 @@ class TokenTask(Task):
         return {"accuracy": (logits.argmax(dim=-1) == batch.targets[batch.scored]).float()}
 
     def variant(self, name: str, options: Mapping[str, Any]) -> TokenTask:
-        """Return this task with other options.
-
-        Raises:
-            ValueError: they do not fit.
-        """
+        """Return this task with other options; ValueError where they do not fit."""
         parameters = inspect.signature(type(self)).parameters
         if unknown := [option for option in options if option not in parameters]:
             raise TypeError(f"{type(self).__name__}.slices: {name} changes {unknown[0]}, which is no option")
@@ -230,11 +226,7 @@ class TokenTask(Task):
         return Generated(variants, self.test_examples, seed=0, stream=TEST)
 
     def model(self, make_attention: MakeAttention) -> nn.Module:
-        """Build the host.
-
-        Raises:
-            ValueError: the options do not fit, those of a slice do not, or the attention is not causal.
-        """
+        """Build the host; ValueError where options, or a slice's, do not fit, or the attention is not causal."""
         longest = None
         if self.positions == "learned":
             longest = max(variant.generate(Draws(0, [0])).tokens.shape[1] for variant in self.variants())
@@ -374,11 +366,7 @@ def _listed(options: Mapping[str, Any]) -> str:
 
 
 def _refuse_acausal(model: Transformer) -> None:
-    """Ask the model a sequence of two, which a mechanism that cannot be causal refuses.
-
-    Raises:
-        ValueError: in one line, with what would fit.
-    """
+    """Raise ValueError where the mechanism cannot be causal, asking the model a sequence of two."""
     advice = "a next-token task needs a causal attention, such as attention=multihead scoring=scaled_dot"
     if any(getattr(module, "recurrent", False) for module in model.modules()):
         raise ValueError(f"{advice}; this one is asked one query after the other")

@@ -49,11 +49,7 @@ def laws_for(kind: str) -> dict[str, Law]:
 
 
 def named(registry: Registry, names: Iterable[str]) -> list[Component]:
-    """Find components by name, `multihead` or `attention=multihead`; all of them when none is named.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """Find components by name, `multihead` or `attention=multihead`, all if none is named; UsageError for another."""
     everything = [component for kind in LAWS for component in registry.of(kind)]
     components: list[Component] = []
     for name in names:
@@ -67,11 +63,7 @@ def named(registry: Registry, names: Iterable[str]) -> list[Component]:
 
 
 def written_in(registry: Registry, file: Path) -> list[Component]:
-    """Find the components that a file, or a folder, brought.
-
-    Raises:
-        UsageError: one of its components, or all of them, are not registered, and why.
-    """
+    """Find the components that a file or folder brought; UsageError, with the reason, where one is not registered."""
 
     def same(path: str | Path) -> bool:
         return Path(path).resolve() == file.resolve()
@@ -143,8 +135,7 @@ def check_all(
 ) -> dict[str, list[Finding]]:
     """Check components, showing on a terminal which one is at work; findings by "kind=name".
 
-    Raises:
-        UsageError: there is no such device, or a law is named that is none of any component's.
+    Raises UsageError for a device, or the name of a law, that there is not.
     """
     from rich.console import Console
 

@@ -71,11 +71,7 @@ def show_list(registry: Registry) -> None:
 
 
 def show_one(registry: Registry, word: str) -> None:
-    """Print all about the components of a name, `multihead` or `attention=multihead`; or the options of `trainer`.
-
-    Raises:
-        UsageError: there is none, or two plugins claim the name.
-    """
+    """Print all about the components of a name, `multihead` or `attention=multihead`; or the options of `trainer`."""
     if word in SETTINGS:
         show_settings(word)
         return

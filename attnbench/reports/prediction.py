@@ -15,12 +15,9 @@ from attnbench.reports.compare import printable
 
 
 def read_text(words: Sequence[str]) -> str:
-    """Return the text of the command line, or else that of standard input.
+    """Return the text of the command line, or else that of standard input; UsageError where that is empty or not UTF-8.
 
     Standard input is UTF-8, whatever the terminal's encoding; a byte order mark is no part of the text.
-
-    Raises:
-        UsageError: it is not UTF-8, or there is nothing in it.
     """
     data = " ".join(words).encode("utf-8", "surrogateescape") if words else sys.stdin.buffer.read()
     try:
@@ -34,11 +31,7 @@ def read_text(words: Sequence[str]) -> str:
 
 
 def picture_path(path: Path) -> Path:
-    """Return where the picture goes, which is a PNG if the name has no ending.
-
-    Raises:
-        UsageError: it cannot be written in the format of that ending.
-    """
+    """Return where the picture goes, a PNG if the name has no ending; UsageError where the ending is no format."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     path = path if path.suffix else path.with_name(f"{path.name}.png")

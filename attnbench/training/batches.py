@@ -181,8 +181,7 @@ def eval_sampler(task: Task, split: Any, config: TrainerConfig) -> EvalSampler:
 def plan(task: Task, config: TrainerConfig, seed: int, done: int = 0) -> tuple[TrainSampler, int]:
     """Lay out the training batches from the first step that is not `done`, and count the steps of the run.
 
-    Raises:
-        UsageError: the task's training data has no end, and no number of steps is set.
+    Raises UsageError where training data have no end, and no number of steps is set.
     """
     size = train_size(task)
     lengths = None if size is None else task.lengths("train")

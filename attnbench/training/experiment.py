@@ -135,8 +135,7 @@ class Experiment(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient's norm; drop a gradient that is not finite, so that the update changes nothing.
 
-        Raises:
-            Diverged: the loss is not finite, or no gradient has been for `MOST_SKIPPED` steps.
+        Raises Diverged where the loss is not finite, or no gradient has been for `MOST_SKIPPED` steps.
         """
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self.clip is None:  # a sum is finite where a norm is, and takes half its time

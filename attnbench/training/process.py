@@ -40,10 +40,8 @@ def shared(folder: Path, settings: TrainerConfig) -> Iterator[None]:
     """Let Lightning start the other processes of a run, each as `python -m attnbench resume=FOLDER`.
 
     Lightning repeats the command line in them. That of a sweep would run the sweep again, and one with the time in
-    the run folder's name would make another folder; the folder's own config.yaml is what they are to share.
-
-    Raises:
-        UsageError: this program is not one that can be repeated.
+    the run folder's name would make another folder; the folder's own config.yaml is what they are to share. Raises
+    UsageError where this program is not one that can be repeated.
     """
     if settings.devices == 1 or not is_rank_zero():
         yield

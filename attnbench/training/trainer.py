@@ -20,8 +20,7 @@ from attnbench.training.experiment import Experiment
 def make_trainer(settings: TrainerConfig, logger: Logger | bool, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Make Lightning's trainer; `TrainingRecord` ends the run, rounds stand for its epochs.
 
-    Raises:
-        UsageError: the requested accelerator, devices, strategy or precision are not available.
+    Raises UsageError where the requested accelerator, devices, strategy or precision are not available.
     """
     try:
         return pl.Trainer(
@@ -55,11 +54,7 @@ def no_exit() -> Iterator[None]:
 
 
 def load_weights(experiment: Experiment, saved: dict[str, Any], path: Path) -> None:
-    """Load the weights of a checkpoint that was read from a path.
-
-    Raises:
-        UsageError: they are another model's.
-    """
+    """Load the weights of a checkpoint that was read from a path; UsageError where they are another model's."""
     try:
         experiment.load_state_dict(saved["state_dict"])
     except (RuntimeError, KeyError) as error:
@@ -67,11 +62,7 @@ def load_weights(experiment: Experiment, saved: dict[str, Any], path: Path) -> N
 
 
 def test(trainer: pl.Trainer, experiment: Experiment, settings: TrainerConfig) -> dict[str, float]:
-    """Read the test split: `test/<metric>`.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C, or a signal to stop.
-    """
+    """Read the test split: `test/<metric>`; KeyboardInterrupt on Ctrl-C, or a signal to stop."""
     task = experiment.task
     with no_exit():
         trainer.test(experiment, loader(task, "test", eval_sampler(task, "test", settings)), verbose=False)
