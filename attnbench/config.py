@@ -40,7 +40,7 @@ class OptimizerName(Enum):
 
 
 class Part(Enum):
-    """What a run is for: to be reported, or to choose by: tuning runs are never compared."""
+    """What a run is for: to be reported; or to choose by, and then it does not read the test and is not compared."""
 
     reported = "reported"
     tuning = "tuning"
@@ -97,7 +97,7 @@ class RunConfig:
     """A whole run; `attention`, `scoring` and `task` are nodes made from the chosen classes."""
 
     seed: int = 0  # of initial weights, of the order of the data, and of all that is random in training
-    part: Part = Part.reported  # tuning: it chooses, as of a learning rate, and is not reported
+    part: Part = Part.reported  # tuning: it chooses, and reads no test
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     attention: Any = None

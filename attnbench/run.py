@@ -20,7 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import attnbench
-from attnbench.config import Accelerator, OptimizerConfig, Precision, TrainerConfig, check_numbers, mechanism
+from attnbench.config import Accelerator, OptimizerConfig, Part, Precision, TrainerConfig, check_numbers, mechanism
 from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.interfaces import Prediction, Task
 from attnbench.measure import peak_memory, reset_peak_memory
@@ -121,7 +121,8 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
                 finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
             )
             if is_rank_zero():
-                primary = f"test/{prepared.experiment.task.primary}"
+                split = "val" if config.part is Part.tuning else "test"
+                primary = f"{split}/{prepared.experiment.task.primary}"
                 print(f"{primary} {metrics[primary]:.4f}  {os.path.relpath(folder)}")
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
@@ -201,7 +202,7 @@ def begin(config: DictConfig, folder: Path, *, resume: bool) -> None:
 
 
 def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -> dict[str, float]:
-    """Train, and read the test split from the best checkpoint.
+    """Train, and read the test split from the best checkpoint; not of a tuning run.
 
     Returns:
         What the validation measured that chose the checkpoint, and what the test did.
@@ -231,10 +232,13 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
             ) from error
         finally:
             logger.save()
-        load_weights(experiment, read_checkpoint(checkpoints.best), checkpoints.best)
-        metrics = test(trainer, experiment, settings)
+        metrics = {}
+        if config.part is Part.reported:
+            load_weights(experiment, read_checkpoint(checkpoints.best), checkpoints.best)
+            metrics = test(trainer, experiment, settings)
     if is_rank_zero():
-        logger.hyperparameters(flat(plain(config)), task.primary, metrics[f"test/{task.primary}"], experiment.steps)
+        if metrics:
+            logger.hyperparameters(flat(plain(config)), task.primary, metrics[f"test/{task.primary}"], experiment.steps)
         logger.experiment.close()
     return {**checkpoints.metrics, **metrics}
 

@@ -29,8 +29,8 @@ from attnbench.schema import KINDS, explain, node
 READ_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 #: Held by the process that trains in a run folder.
 LOCK = ".lock"
-#: Options that change what a run displays, or is for, and not its result.
-DISPLAY_OPTIONS = ("part", "trainer.progress_bar", "trainer.images", "trainer.log_every")
+#: Options that change what a run displays and not its result.
+DISPLAY_OPTIONS = ("trainer.progress_bar", "trainer.images", "trainer.log_every")
 
 
 def refuse_claimed(folder: Path) -> None:
@@ -226,9 +226,10 @@ def fingerprint(config: Mapping[str, Any], *, ignore: Iterable[str] = ()) -> str
 
     Args:
         config: a flattened config (see `flat`).
-        ignore: keys that do not count; those of `DISPLAY_OPTIONS` never do.
+        ignore: keys that do not count; those of `DISPLAY_OPTIONS` never do, nor does `part` of a reported run.
     """
-    counted = {key: value for key, value in config.items() if key not in (*DISPLAY_OPTIONS, *ignore)}
+    ignored = {*DISPLAY_OPTIONS, *ignore} | ({"part"} if config.get("part") == "reported" else set())
+    counted = {key: value for key, value in config.items() if key not in ignored}
     return hashlib.sha256(json.dumps(counted, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ from attnbench import conf  # type: ignore[attr-defined]
 from attnbench.errors import UsageError, first_line, nearest
 from attnbench.registry import Registry
 from attnbench.reports.aggregate import normalise, scale
-from attnbench.reports.cells import Cell, from_runs
+from attnbench.reports.cells import Cell, dump, from_runs
 from attnbench.reports.runs import Run, read
 from attnbench.run_folder import fingerprint, flat, load, plain
 from attnbench.sampling import Draws
@@ -43,6 +43,7 @@ class Suite:
         rates: the learning rates that every arm tries.
         tuning_seeds: on which the best is chosen; none, and there is one rate.
         seeds: on which it is reported.
+        references: the words of the arms whose results ship with it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Suite:
     rates: Sequence[float] = RATES
     tuning_seeds: Sequence[int] = TUNING_SEEDS
     seeds: Sequence[int] = SEEDS
+    references: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks or not self.seeds or not self.rates:
@@ -155,7 +157,7 @@ class Plan:
         suite = self.suite
 
         def train(jobs: list[list[str]]) -> Iterator[Run | None]:
-            done = launch([["trainer.progress_bar=false", "trainer.images=0", *job] for job in jobs])
+            done = launch([[*job, "trainer.progress_bar=false", "trainer.images=0"] for job in jobs])
             return iter([None if folder is None else read(Path(folder)) for folder in done])
 
         grids = {task: list(self.grids.get(task, suite.rates)) for task in suite.tasks}
@@ -252,6 +254,7 @@ def of_setting(folder: Path, registry: Registry) -> dict[str, Any]:
     size = None
     if isinstance(task, TokenTask):
         variants = [variant.generate(Draws(0, range(4), stream=1)) for variant in task.variants()]
+        marks += [str(task.test_examples)]
         marks += [repr((made.tokens.tolist(), made.targets.tolist(), made.scored.tolist())) for made in variants]
         widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), task.width)
         one = registry.build_attention(config.attention, config.scoring, **widths).state_size(
@@ -260,3 +263,8 @@ def of_setting(folder: Path, registry: Registry) -> dict[str, Any]:
         size = None if one is None else task.layers * one
     digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
     return {"setting": digest, "floor": task.floor, "state_size": size}
+
+
+def write_references(path: Path, plan: Plan) -> None:
+    """Write what came of a plan, to stand beside later arms."""
+    path.write_text(dump(plan.cells), encoding="utf-8")

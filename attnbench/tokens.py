@@ -145,7 +145,7 @@ class TokenTask(Task):
     separator: ClassVar[str] = " "
     #: How many examples validation has, and each slice of the test.
     val_examples: ClassVar[int] = 1_000
-    test_examples: ClassVar[int] = 2_000
+    test_examples: ClassVar[int] = 1_000
 
     def __init__(
         self,

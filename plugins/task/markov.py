@@ -80,22 +80,21 @@ class Markov(TokenTask):
 
     def lines(self) -> Mapping[str, Sequence[float]]:
         """Return what the estimates of uniform and unigram leave above the best, at each slice's length."""
-        lengths = [variant.length for variant in self.variants() if isinstance(variant, Markov)]
-        return {
-            name: [gaps(self.states, length)[name] for length in lengths] for name in ("uniform", "unigram", "bigram")
-        }
+        left = [gaps(self.states, variant.length) for variant in self.variants() if isinstance(variant, Markov)]
+        return {name: [of_length[name] for of_length in left] for name in left[0]}
 
     def label(self, token: int) -> str:
         """A letter."""
         return chr(ord("a") + token)
 
 
+
 def chains(draws: Draws, V: int, T: int) -> Int[Tensor, "B places"]:  # noqa: N803
     """Draw chains of T + 1 states: each draw makes a map from states to next ones, and maps compose two by two."""
     cumulated = draws.uniform(V, V).log().neg().cumsum(dim=-1)
     first = draws.integers(V, 1)
-    chance = draws.uniform(T).view(-1, T, 1, 1) * cumulated[:, None, :, -1:]
-    maps = (chance >= cumulated[:, None, :, :-1]).sum(dim=-1)  # [B, T, V]: the next state of each
+    chance = draws.uniform(T).view(-1, T, 1, 1)
+    maps = (chance * cumulated[:, None, :, -1:] >= cumulated[:, None, :, :-1]).sum(dim=-1)  # [B, T, V]: next states
     reach = 1
     while reach < T:
         later = maps[:, reach:].gather(2, maps[:, :-reach])
@@ -109,17 +108,21 @@ def losses(
     V: int,  # noqa: N803
 ) -> Mapping[str, Float[Tensor, "B T"]]:
     """Return what each estimate, knowing the places up to t, loses on target t (nats)."""
-    T = tokens.shape[1]
-    before = torch.ones(T, T, dtype=torch.bool, device=tokens.device).tril(-1)
-    same = (tokens.unsqueeze(2) == tokens.unsqueeze(1)) & before
-    hit = same & (targets.unsqueeze(2) == targets.unsqueeze(1))
-    seen = (targets.unsqueeze(2) == tokens.unsqueeze(1)) & before.logical_or(torch.eye(T, device=before.device) > 0)
-    length = torch.arange(1, T + 1, device=tokens.device)
+    seen = F.one_hot(tokens, V).cumsum(dim=1).gather(2, targets.unsqueeze(2)).squeeze(2)
+    same, hit = _earlier(tokens), _earlier(tokens * V + targets)
+    length = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     return {
         "uniform": torch.full(tokens.shape, math.log(V), dtype=torch.float64, device=tokens.device),
-        "unigram": ((length + V) / (seen.sum(dim=2) + 1).double()).log(),
-        "bigram": ((same.sum(dim=2) + V) / (hit.sum(dim=2) + 1).double()).log(),
+        "unigram": ((length + V) / (seen + 1).double()).log(),
+        "bigram": ((same + V) / (hit + 1).double()).log(),
     }
+
+
+def _earlier(ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:  # how often each stood before
+    there, order = ids.sort(dim=1, stable=True)
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    begins = F.pad(there[:, 1:] != there[:, :-1], (1, 0), value=True)
+    return torch.empty_like(ids).scatter_(1, order, place - torch.where(begins, place, 0).cummax(dim=1).values)
 
 
 @cache

@@ -1,0 +1,32 @@
+"""Make the reference results of a suite: every arm of its `references`, tuned alike, then run on the reported seeds.
+
+    python tests/benchmarks/references.py FOLDER [SUITE] [task=TASK,...]
+
+Runs go under FOLDER and are not repeated; the results are written to conf/suite/SUITE.json, beside the suite's file.
+With `task=` only those tasks are run, and nothing is written: two such commands share a machine's cores.
+"""
+
+import sys
+from pathlib import Path
+
+from attnbench.registry import Registry
+from attnbench.suite import Plan, read_suite, write_references
+from attnbench.sweep import follow
+
+
+def main() -> None:
+    """Run what is missing, and write."""
+    folder, words = sys.argv[1], sys.argv[2:]
+    name = next((word for word in words if "=" not in word), "standard")
+    suite, _ = read_suite([f"suite={name}", *(word for word in words if "=" in word)])
+    plan = Plan(suite, Registry.load())
+    arms = [words.split() for words in suite.references]
+    follow(plan.registry, lambda _, launch: plan.follow(arms, launch), [f"hydra.sweep.dir={folder}"])
+    if not any(word.startswith("task=") for word in words):
+        path = Path(__file__).parents[2] / "conf" / "suite" / f"{suite.name}.json"
+        write_references(path, plan)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
