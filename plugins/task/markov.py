@@ -80,7 +80,7 @@ class Markov(TokenTask):
 
     def lines(self) -> Mapping[str, Sequence[float]]:
         """Return what the estimates of uniform and unigram leave above the best, at each slice's length."""
-        left = [gaps(self.states, variant.length) for variant in self.variants() if isinstance(variant, Markov)]
+        left = [gaps(self.states, variant.length) for variant in self.variants()]  # type: ignore[attr-defined]
         return {name: [of_length[name] for of_length in left] for name in left[0]}
 
     def label(self, token: int) -> str:
@@ -93,8 +93,7 @@ def chains(draws: Draws, V: int, T: int) -> Int[Tensor, "B places"]:  # noqa: N8
     """Draw chains of T + 1 states: each draw makes a map from states to next ones, and maps compose two by two."""
     cumulated = draws.uniform(V, V).log().neg().cumsum(dim=-1)
     first = draws.integers(V, 1)
-    chance = draws.uniform(T).view(-1, T, 1, 1)
-    maps = (chance * cumulated[:, None, :, -1:] >= cumulated[:, None, :, :-1]).sum(dim=-1)  # [B, T, V]: next states
+    maps = (draws.uniform(T).view(-1, T, 1, 1) * cumulated[:, None, :, -1:] >= cumulated[:, None, :, :-1]).sum(dim=-1)
     reach = 1
     while reach < T:
         later = maps[:, reach:].gather(2, maps[:, :-reach])
