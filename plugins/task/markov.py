@@ -88,12 +88,12 @@ class Markov(TokenTask):
         return chr(ord("a") + token)
 
 
-
 def chains(draws: Draws, V: int, T: int) -> Int[Tensor, "B places"]:  # noqa: N803
     """Draw chains of T + 1 states: each draw makes a map from states to next ones, and maps compose two by two."""
     cumulated = draws.uniform(V, V).log().neg().cumsum(dim=-1)
     first = draws.integers(V, 1)
-    maps = (draws.uniform(T).view(-1, T, 1, 1) * cumulated[:, None, :, -1:] >= cumulated[:, None, :, :-1]).sum(dim=-1)
+    chance = draws.uniform(T).view(-1, T, 1, 1) * cumulated[:, None, :, -1:]
+    maps = (chance >= cumulated[:, None, :, :-1]).sum(dim=-1)  # [B, T, V]: the next state of each
     reach = 1
     while reach < T:
         later = maps[:, reach:].gather(2, maps[:, :-reach])
@@ -117,7 +117,8 @@ def losses(
     }
 
 
-def _earlier(ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:  # how often each stood before
+def _earlier(ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Return at how many places before each the same stands."""
     there, order = ids.sort(dim=1, stable=True)
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     begins = F.pad(there[:, 1:] != there[:, :-1], (1, 0), value=True)
