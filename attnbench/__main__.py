@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import attnbench
 from attnbench.config import refuse_expressions
-from attnbench.errors import Interrupted, UsageError, first_line, nearest
+from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
 from attnbench.registry import Registry
 from attnbench.schema import format_value
 from attnbench.streams import lossy
@@ -341,6 +341,12 @@ def answer(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("attnbench: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "lower trainer.batch_size, trainer.eval_batch_size, or a width"
+        print(f"attnbench: not enough memory: {advice} ({first_line(error)[:160]})", file=sys.stderr)
+        return 2
     except Interrupted as error:
         print(f"attnbench: interrupted; to go on: python -m attnbench resume={error}", file=sys.stderr)
         return 130

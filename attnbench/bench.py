@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from attnbench.config import mechanism
-from attnbench.errors import UsageError, first_line, nearest
+from attnbench.config import mechanism, read_override
+from attnbench.errors import UsageError, first_line, is_out_of_memory, nearest
 from attnbench.hosts.attend import attend
 from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
@@ -198,7 +198,7 @@ def read(words: Sequence[str]) -> tuple[BenchConfig, dict[str, dict[str, Any]]]:
             raise UsageError(f"bench: {word} is no key=value; such as attention=multihead length=128,512")
         group, _, option = key.partition(".")
         if option and group in options:
-            options[group][option] = OmegaConf.select(OmegaConf.from_dotlist([f"value={text}"]), "value")
+            options[group][option] = read_override(word)[1]
         else:
             several = [part for part in text.strip("[]").split(",") if part] if key in LISTS else text
             values[key] = None if text == "null" else several
@@ -283,7 +283,7 @@ def at_length(
         try:
             memory = [extra_memory(call, x.device) for call in pair]
         except RuntimeError as error:  # no memory for it, or no compiler
-            if not (name.endswith(COMPILED) or "memory" in str(error)):
+            if not (name.endswith(COMPILED) or is_out_of_memory(error)):
                 raise
             say(f"length {length}: {name} left out: {first_line(error)}")
             continue

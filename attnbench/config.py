@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attnbench.errors import UsageError
 
@@ -125,11 +126,62 @@ def most() -> Mapping[str, tuple[int, str]]:
         "trainer.threads": (max(8, processors), reason),
         "trainer.devices": (max(8, processors), reason),
         "trainer.images": (100, "each is drawn anew at each validation"),
+        "trainer.max_epochs": (2**31, "more would not end"),
+        "optimizer.warmup": (1, "it is a share of the run"),
     }
+
+
+def read_override(word: str) -> tuple[str, Any]:
+    """Return the key and the value of `key=value`, as Hydra reads them; raise UsageError where it is none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # `build` does without Hydra
+    from hydra.errors import HydraException
+
+    if "=" not in word or word.startswith(("~", "+")):
+        raise UsageError(f"{word}: expected key=value, such as trainer.batch_size=32")
+    try:
+        override = OverridesParser.create().parse_override(expand_home(word))
+    except HydraException as error:
+        raise UsageError(not_understood(word)) from error
+    if override.is_sweep_override():
+        raise UsageError(f"{word}: expected one value; a list is written [1,2], and a comma in a text '1,2'")
+    return override.key_or_group, override.value()
+
+
+def not_understood(word: str) -> str:
+    """Say how a value is typed that Hydra cannot read."""
+    return f"{word}: not understood; quote the value, as in \"task.file='a b.txt'\", or close its brackets"
+
+
+def expand_home(word: str) -> str:
+    """Return `key=value` with the user's home in place of a `~` that begins a value, which Hydra does not know."""
+    return re.sub(r"(?<=[=,])~(?=/)", lambda _: str(Path.home()), word)
+
+
+def make_absolute(config: DictConfig, home: Path) -> None:
+    """Write every relative path among a config's values as an absolute one, seen from the folder `home`."""
+    for key, value in config.items_ex(resolve=False):
+        if isinstance(value, Path):
+            config[key] = home / value.expanduser()
+        elif isinstance(value, DictConfig):
+            make_absolute(value, home)
+
+
+def refuse_not_finite(label: str, config: DictConfig) -> None:
+    """Raise UsageError for NaN, infinity, and a whole number beyond what a double holds, among a config's values."""
+    for key, value in config.items_ex(resolve=False):
+        name = f"{label}.{key!s}".lstrip(".")
+        for number in value if isinstance(value, ListConfig) and value else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UsageError(f"{name}={number}: a finite number is expected")
+            if isinstance(number, int) and abs(number) > 2**53:
+                raise UsageError(f"{name}={number}: a whole number is at most 2**53")
+        if isinstance(value, DictConfig):
+            refuse_not_finite(name, value)
 
 
 def check_numbers(config: DictConfig) -> None:
     """Raise UsageError for a run's number that is too small, or larger than is sensible."""
+    refuse_not_finite("", config)
     for key, least in LEAST.items():
         value = OmegaConf.select(config, key)
         if value is not None and not value >= least:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -33,3 +34,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory did not suffice; torch says so by a text alone."""
+    said = re.compile("out of memory|allocate memory|Storage size calculation overflowed|multiplication overflow")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said.search(str(error)) is not None)

@@ -48,7 +48,7 @@ from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetri
 from attnbench.training.experiment import Diverged, Experiment
 from attnbench.training.optimizer import refuse_sparse_gradients
 from attnbench.training.process import flush_denormals, is_rank_zero, quiet, shared, stop_on_signals
-from attnbench.training.trainer import load_weights, make_trainer, no_exit, test
+from attnbench.training.trainer import load_weights, make_trainer, no_exit, refuse_missing_gpu, test
 
 log = logging.getLogger("attnbench")
 
@@ -123,7 +123,8 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
             if is_rank_zero():
                 split = "val" if config.part is Part.tuning else "test"
                 primary = f"{split}/{prepared.experiment.task.primary}"
-                print(f"{primary} {metrics[primary]:.4f}  {os.path.relpath(folder)}")
+                where = folder if folder == Path.cwd() else os.path.relpath(folder)
+                print(f"{primary} {metrics[primary]:.4f}  {where}")
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             with contextlib.suppress(OSError, UsageError):  # what made it fail may be that nothing can be written
@@ -156,6 +157,7 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     """Make all that a run needs, and write nothing; UsageError where the config or its checkpoint cannot be run."""
     check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
+    refuse_missing_gpu(settings)
     optimizer: OptimizerConfig = OmegaConf.to_object(config.optimizer)  # type: ignore[assignment]
     torch.set_num_threads(settings.threads)
     quiet()
@@ -327,6 +329,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
     config, checkpoint = load(folder, registry, overrides), best_checkpoint(folder)
     check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
+    refuse_missing_gpu(settings)
     settings = replace(settings, devices=1, strategy="auto")  # however many it was trained on
     torch.set_num_threads(settings.threads)
     quiet()

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from attnbench.config import RunConfig, refuse_expressions
+from attnbench.config import RunConfig, make_absolute, read_override, refuse_expressions
 from attnbench.errors import IncompatibleError, UsageError, first_line
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, explain, node
@@ -125,11 +125,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """Turn a config into what YAML and JSON hold."""
     container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return {str(key): _without_paths(value) for key, value in container.items()}
 
 
-def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -> DictConfig:
+def _without_paths(value: Any) -> Any:
+    """Return a config's value with a text for each path in it."""
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str], home: Path | None = None) -> DictConfig:
     """Put a config's values, and `key=value` overrides of them, into typed nodes: registered components only.
+
+    Relative paths are seen from the folder `home`, the current one if None, and become absolute.
 
     Raises IncompatibleError where no run can have these components together, or one lacks an option; UsageError where
     it is not the config of a run, or an override is misspelt, of the wrong type, or no `key=value`.
@@ -150,16 +159,21 @@ def typed(registry: Registry, values: Mapping[str, Any], overrides: list[str]) -
     try:
         config = OmegaConf.merge(config, dict(values))
         for override in overrides:
-            key, equals, _ = override.partition("=")
-            if not equals:
-                raise UsageError(f"{override}: expected key=value, such as trainer.batch_size=32")
+            key, value = read_override(override)
             if key in KINDS:
                 raise UsageError(f"{override}: this run's {key} stays what it is; start a new run for another")
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override]))
+            if OmegaConf.is_dict(OmegaConf.select(config, key)):
+                raise UsageError(
+                    f"{override}: presets begin a run; of one that is there, change values: {key}.OPTION=VALUE"
+                )
+            for part in reversed(key.split(".")):
+                value = {part: value}
+            config = OmegaConf.merge(config, value)
     except OmegaConfBaseException as error:
         lacking = isinstance(error, ConfigAttributeError | ConfigKeyError)
         kind = str(error.full_key).partition(".")[0]
         raise (IncompatibleError if lacking and kind in KINDS else UsageError)(explain(error)) from error
+    make_absolute(config, home or Path.cwd())  # type: ignore[arg-type]
     OmegaConf.set_struct(config, True)
     return config  # type: ignore[return-value]
 

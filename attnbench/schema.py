@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
@@ -17,7 +18,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from attnbench.config import RunConfig
+from attnbench.config import RunConfig, refuse_not_finite
 from attnbench.errors import UnfitError, UsageError, first_line, nearest
 
 #: What stands before `*` in a constructor, for each kind of component; `score` is for those who use one.
@@ -151,7 +152,7 @@ def _entries(cls: type) -> tuple[tuple[str, Any, Any], ...]:
         except (OmegaConfBaseException, ValueError) as error:
             raise UnfitError(
                 f"{cls.__name__}'s option '{option.name}: {type_name(option.type)} = {option.default!r}' is not one "
-                "that a config can hold: write a bool, int, float, str, Enum, Literal or tuple[X, ...], "
+                "that a config can hold: write a bool, int, float, str, Path, Enum, Literal or tuple[X, ...], "
                 "or one of them `| None`, and a default of that type"
             ) from error
         entries.append(entry)
@@ -160,7 +161,7 @@ def _entries(cls: type) -> tuple[tuple[str, Any, Any], ...]:
 
 def type_name(hint: Any) -> str:
     """Write a type as in a signature."""
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    return hint.__name__ if isinstance(hint, type) else re.sub(r"\b(typing|pathlib(\._local)?)\.", "", str(hint))
 
 
 def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
@@ -201,9 +202,12 @@ def fill(label: str, made: type, values: Mapping[str, Any]) -> DictConfig:
     try:
         # a word of a Literal may be another process's Enum, which is made there anew
         words = {key: value.name if isinstance(value, Enum) else value for key, value in values.items()}
-        return OmegaConf.merge(OmegaConf.structured(made), words)  # type: ignore[return-value]
+        filled = OmegaConf.merge(OmegaConf.structured(made), words)
     except OmegaConfBaseException as error:
         raise UsageError(explain(error, prefix=label)) from error
+    assert isinstance(filled, DictConfig)
+    refuse_not_finite(label, filled)
+    return filled
 
 
 def constructor_arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, Any]:

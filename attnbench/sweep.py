@@ -147,7 +147,7 @@ class Job:
         if config.scoring.name is None or (unused and not asked):
             config.scoring = None
         try:
-            return typed(self.registry, plain(config), [])
+            return typed(self.registry, plain(config), [], Path(HydraConfig.get().runtime.cwd))
         except UsageError:
             _remove(folder)
             raise

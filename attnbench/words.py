@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from attnbench.config import expand_home, not_understood
 from attnbench.errors import UsageError, nearest
 from attnbench.registry import PRESETS, SWEPT, Registry
 from attnbench.schema import KINDS, explain
@@ -21,7 +22,7 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
         UsageError: a word is none, takes something out, or chooses no task or attention.
     """
     result = []
-    for word in overrides:
+    for word in map(expand_home, overrides):
         key, equals, value = word.partition("=")
         group = key.strip("~+").partition(".")[0].partition("@")[0]
         if key.startswith("~") and group != "hydra":
@@ -64,9 +65,7 @@ def complaint(error: Exception, registry: Registry) -> str:
         hint = apart if file and group in ("attention", "scoring") else ""
         return (f"{file[1]}: " if file else "") + explain(cause) + hint
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: not understood; quote the value, as in \"task.file='a b.txt'\", or close its brackets"
-        )
+        return not_understood(str(error.override))
     text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
     presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
     text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -38,13 +39,19 @@ from attnbench.registry import Registry, override_suffix
         (["lst"], "lst: no such command; did you mean 'list'?"),
         (["evaluate", "nowhere"], "nowhere: not a run folder, it has no config.yaml"),
         (["resume=nowhere"], "nowhere: not a run folder, it has no config.yaml"),
-        (["task.file=nowhere.txt"], "task.file=nowhere.txt: cannot be read"),
+        (["task.file=nowhere.txt"], "nowhere.txt: cannot be read: No such file or directory"),
         (["task.lines=3"], "split is empty"),
         (["trainer.batch_size=0"], "trainer.batch_size=0: it is at least 1"),
         (["trainer.gradient_clip=0"], "trainer.gradient_clip=0.0: it is above 0; null turns clipping off"),
         (["optimizer.momentum=1"], "optimizer has no option 'momentum'; there are: decay, lazy, lr, name, schedule,"),
         (["seed=-1"], "seed=-1: it is at least 0"),
-        (["optimizer.lr=nan"], "optimizer.lr=nan: it is at least 0"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan: a finite number is expected"),
+        (["task.test_share=nan"], "task.test_share=nan: a finite number is expected"),
+        (["optimizer.warmup=2"], "optimizer.warmup=2.0: it is at most 1: it is a share of the run"),
+        (["trainer.max_steps=100000000000000000000"], "trainer.max_steps=100000000000000000000: a whole number is at"),
+        (["task.lines=99999999999999999999"], "task.lines=99999999999999999999: a whole number is at most 2**53"),
+        (["task.lines=600", "task.hidden_dim=100000000000"], "not enough memory: lower trainer.batch_size, "),
+        (["task.file=~/nowhere.txt"], f"task.file={Path.home()}/nowhere.txt: cannot be read: No such file or"),
         (["task=null"], "task=null: a name is expected"),
         (["scoring=null"], "attention=soft needs a scoring function: scoring=NAME, one of additive, "),
         (["~scoring"], "~scoring: nothing can be taken out of a run; scoring=null means none"),
@@ -56,13 +63,14 @@ from attnbench.registry import Registry, override_suffix
         (["@file"], "@file: no such command; there are: bench, check"),
         (["seed=0", "--nope"], "--nope: no such option; see --help and --hydra-help"),
         (["seed=0", "--config-dir"], "argument --config-dir/-cd: expected one argument; see --hydra-help"),
-        (["+foo=1"], "foo: the run has no option 'foo'; there are: attention, optimizer, scoring, seed, task, trainer"),
+        (["+foo=1"], "foo: the run has no option 'foo'; there are: attention, optimizer, part, scoring,"),
         (["task.file=a #b"], "task.file=a #b: not understood; quote the value, as in"),
         (["-m", "scoring=glob(zzz*)"], "-m: 0 jobs: a pattern, glob(...), names nothing that there is; see python -m"),
         (["-m", "seed=0,x"], "seed: Value 'x' of type 'str'"),
         (["-m", "trainer.max_epoch=3,4"], "trainer.max_epoch: trainer has no option 'max_epoch'; did you mean"),
         (["-m", "scoring=dot,dott"], "scoring=dott: no such scoring; did you mean 'dot'?"),
-        (["trainer=gpu", "task.lines=600"], "trainer: "),
+        (["trainer=gpu"], "trainer.accelerator=gpu: torch finds no GPU here; say cpu, or auto"),
+        (["bench", "attention.num_heads=[1"], "attention.num_heads=[1: not understood; quote the value"),
         (["bench", "attention=channel", "weights=true", "length=4"], "attention=channel has no weights to give"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

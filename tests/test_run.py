@@ -1,13 +1,17 @@
 """A run folder explains itself, and a run that was cut off comes to the same result."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from conftest import SMALL
 from folders import events, result_of, same, weights_of
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from attnbench import UsageError
 from attnbench.registry import Registry
+from attnbench.run import evaluate, resume
 from attnbench.run_folder import load, typed
 from attnbench.training.experiment import Experiment
 
@@ -85,6 +89,24 @@ def test_evaluate_on_other_data(cli, folder, tmp_path):
     assert "test/exact_match" in said.out
 
 
+@pytest.mark.parametrize("chdir", ["false", "true"])
+def test_a_relative_path_is_kept_absolute_and_data_that_moved_is_given_anew(cli, tmp_path, monkeypatch, chdir):
+    days = [f"{f'{month}/{day}/97':<29}_1997-{month:02}-{day:02}\n" for month in range(1, 13) for day in range(1, 29)]
+    (tmp_path / "dates.txt").write_text("".join(days))
+    few = ["trainer.max_steps=2", "trainer.images=0", "hydra.run.dir=ran", f"hydra.job.chdir={chdir}"]
+    assert cli("task.file=dates.txt", *few).code == 0
+    assert yaml.safe_load((tmp_path / "ran" / "config.yaml").read_text())["task"]["file"] == f"{tmp_path}/dates.txt"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    measured = evaluate(tmp_path / "ran", Registry.load(), [])
+    (tmp_path / "dates.txt").rename(tmp_path / "elsewhere" / "moved.txt")
+    with pytest.raises(UsageError, match=r"dates\.txt: cannot be read: No such file"):
+        evaluate(tmp_path / "ran", Registry.load(), [])
+    assert evaluate(tmp_path / "ran", Registry.load(), ["task.file=moved.txt"]) == measured
+    resume(tmp_path / "ran", Registry.load(), ["task.file=moved.txt", "trainer.max_steps=3"])
+    assert result_of(tmp_path / "ran")["steps"] == 3
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
@@ -92,6 +114,15 @@ def test_evaluate_on_other_data(cli, folder, tmp_path):
         ("task.line=3", "task.line: task 'date' has no option 'line'; did you mean 'lines'?"),
         ("task=imdb", "task=imdb: this run's task stays what it is"),
         ("attention", "attention: expected key=value"),
+        ("~task.lines=3", "~task.lines=3: expected key=value"),
+        ("trainer=gpu", "trainer=gpu: presets begin a run; of one that is there, change values: trainer.OPTION=VALUE"),
+        ("task.file=[a", "task.file=[a: not understood; quote the value"),
+        ("task.file=a #b.txt", "task.file=a #b.txt: not understood; quote the value"),
+        ("task.file=a,b", "task.file=a,b: expected one value"),
+        ("task.file=*x", "/*x: cannot be read: No such file"),
+        ("task.file=@x", "/@x: cannot be read: No such file"),
+        ("task.file='a #b.txt'", "/a #b.txt: cannot be read: No such file"),
+        ("task.file=~/nowhere.txt", f"task.file={Path.home()}/nowhere.txt: cannot be read: No such file"),
     ],
 )
 def test_evaluate_says_what_cannot_be_overridden(cli, folder, override, line):

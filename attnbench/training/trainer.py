@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import Logger
 
-from attnbench.config import TrainerConfig
+from attnbench.config import Accelerator, TrainerConfig
 from attnbench.errors import UsageError, first_line
 from attnbench.training.batches import eval_sampler, loader
 from attnbench.training.experiment import Experiment
+
+
+def refuse_missing_gpu(settings: TrainerConfig) -> None:
+    """Raise UsageError where a GPU is asked for and there is none."""
+    if settings.accelerator is Accelerator.gpu and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UsageError("trainer.accelerator=gpu: torch finds no GPU here; say cpu, or auto: a GPU if there is one")
 
 
 def make_trainer(settings: TrainerConfig, logger: Logger | bool, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -119,9 +119,9 @@ def read(path: Path) -> list[tuple[str, str]]:
         UsageError: the file cannot be read, or a line is malformed: which, and how.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.rstrip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"task.file={path}: cannot be read: {error}") from error
+        raise UsageError(f"task.file={path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return [_parse(line, f"task.file={path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
@@ -135,6 +135,8 @@ def _parse(line: str, where: str) -> tuple[str, str]:
     if unknown := sorted(set(source + target) - set(CHARACTERS)):
         raise UsageError(f"{where}: unknown character {unknown[0]!r}; letters, digits, space and ,/- are known")
     try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", target) is None:  # ISO 8601 has weeks, too
+            raise ValueError
         datetime.date.fromisoformat(target)
     except ValueError:
         raise UsageError(f"{where}: {target!r} is not a date YYYY-MM-DD") from None
@@ -171,7 +173,7 @@ class DateConversion(Task):
         lines: int = 50_000,
         test_share: float = 0.1,
         val_share: float = 0.04,
-        file: str | None = None,
+        file: Path | None = None,
         data_seed: int = 0,
         embed_dim: int = 32,
         hidden_dim: int = 32,
@@ -197,7 +199,7 @@ class DateConversion(Task):
         rng = random.Random(self.data_seed)
         pairs: dict[Split, list[tuple[str, str]]] = {split: [] for split in self.shares}
         if self.file is not None:
-            lines = read(Path(self.file))
+            lines = read(self.file)
             rng.shuffle(lines)
             for source, target in lines:
                 pairs[self._split_of(source)].append((source, target))

@@ -98,9 +98,15 @@ def in_the_books_format(pairs):
 def test_a_file_in_the_books_format_is_read(tmp_path):
     pairs = list(itertools.islice(drawn(random.Random(3)), 500))
     (tmp_path / "dates.txt").write_text(in_the_books_format(pairs))
-    splits = DateConversion(file=str(tmp_path / "dates.txt"))._pairs()
+    splits = DateConversion(file=tmp_path / "dates.txt")._pairs()
     assert Counter(itertools.chain(*splits.values())) == Counter(pairs)
     assert len(splits["test"]) == pytest.approx(50, abs=20)
+
+
+def test_a_byte_order_mark_and_trailing_blanks_are_no_part_of_the_lines(tmp_path):
+    (tmp_path / "dates.txt").write_text(f"\ufeff{'9/8/97':<29}_1997-09-08 \r\n{'9/9/97':<29}_1997-09-09\t\n \n\n")
+    splits = DateConversion(file=tmp_path / "dates.txt")._pairs()
+    assert set(itertools.chain(*splits.values())) == {("9/8/97", "1997-09-08"), ("9/9/97", "1997-09-09")}
 
 
 @pytest.mark.parametrize(
@@ -111,12 +117,13 @@ def test_a_file_in_the_books_format_is_read(tmp_path):
         (f"{'september 27, 1994':<29}_1994-13-27", r"line 2: '1994-13-27' is not a date YYYY-MM-DD"),
         (f"{'septembre 27° 1994':<29}_1994-09-27", r"line 2: unknown character '°'"),
         (f"{'':<29}_1994-09-27", r"line 2: the date to convert is empty"),
+        (f"{'1/1/70':<29}_1970-W01-4", r"line 2: '1970-W01-4' is not a date YYYY-MM-DD"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, complaint):
     (tmp_path / "dates.txt").write_text(in_the_books_format([("9/8/97", "1997-09-08")]) + line + "\n")
     with pytest.raises(attnbench.UsageError, match=complaint):
-        DateConversion(file=str(tmp_path / "dates.txt")).prepare()
+        DateConversion(file=tmp_path / "dates.txt").prepare()
 
 
 def test_padding_is_trimmed_to_the_batch(task):

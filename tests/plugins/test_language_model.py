@@ -20,7 +20,7 @@ def task(**options):
 def test_targets_are_the_next_characters_of_the_text(tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("abcdefghij" * 20)
-    made = task(file=str(file), block=8).data("train")[[0, 1, 2]]
+    made = task(file=file, block=8).data("train")[[0, 1, 2]]
 
     assert made.tokens.shape == (3, 8)
     assert torch.equal(made.targets, (made.tokens + 1) % 10)
@@ -31,7 +31,7 @@ def test_targets_are_the_next_characters_of_the_text(tmp_path):
 def test_each_split_has_a_part_of_the_text_of_its_own(tmp_path, split, letter):
     file = tmp_path / "text.txt"
     file.write_text("a" * 800 + "b" * 100 + "c" * 100)
-    made = task(file=str(file), block=20)
+    made = task(file=file, block=20)
     batch = made.data(split)[list(range(50))]
 
     assert {made.label(token) for token in torch.cat([batch.tokens, batch.targets]).unique().tolist()} == {letter}
@@ -54,7 +54,7 @@ def test_an_archive_of_texts_is_read_one_after_the_other(tmp_path):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
 
-    made = task(file=str(path), block=8)
+    made = task(file=path, block=8)
     assert set(made.characters) == set("good bad!\n")
 
 
@@ -66,14 +66,14 @@ def test_what_is_no_text_is_refused_in_a_line(tmp_path, content, word):
     file = tmp_path / "text.txt"
     file.write_bytes(content)
     with pytest.raises(attnbench.UsageError, match=word) as refused:
-        task(file=str(file))
+        task(file=file)
     assert "\n" not in str(refused.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     for name in ("nothing.txt", "nothing.tar.gz"):
         with pytest.raises(attnbench.UsageError, match=name):
-            task(file=str(tmp_path / name))
+            task(file=tmp_path / name)
 
 
 def test_what_was_saved_is_what_predicts(tmp_path):

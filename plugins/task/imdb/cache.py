@@ -22,7 +22,7 @@ FORMAT = 1  # of the prepared arrays; a new number leaves the old ones alone
 
 
 def prepare(
-    preprocessing: Preprocessing, archive_path: str | None, folder: str | None, vocabulary: Vocabulary | None
+    preprocessing: Preprocessing, archive_path: Path | None, folder: Path | None, vocabulary: Vocabulary | None
 ) -> Prepared:
     """Return the prepared arrays: from the cache, or made from the archive or folder, or from the official address.
 
@@ -32,9 +32,9 @@ def prepare(
     home = downloads.cache_folder("imdb")
     with downloads.exclusive(home, room=archive.ROOM):
         if folder is not None:
-            source, option = Path(folder).expanduser(), "task.folder"
+            source, option = folder, "task.folder"
         elif archive_path is not None:
-            source, option = Path(archive_path).expanduser(), "task.archive"
+            source, option = archive_path, "task.archive"
         else:
             source, option = archive.fetch(home), "task.archive"
         key = json.dumps([FORMAT, archive.PER_LABEL, archive.fingerprint(source, option), asdict(preprocessing)])

@@ -76,8 +76,8 @@ class Imdb(Task):
     def __init__(
         self,
         *,
-        archive: str | None = None,
-        folder: str | None = None,
+        archive: Path | None = None,
+        folder: Path | None = None,
         validate_on: Literal["films", "test"] = "films",
         punctuation: bool = True,
         words: int | None = None,

@@ -69,7 +69,7 @@ class LanguageModel(TokenTask):
     def __init__(
         self,
         *,
-        file: str | None = None,
+        file: Path | None = None,
         block: int = 64,
         width: int = 64,
         layers: int = 2,

@@ -12,7 +12,7 @@ OWN_TEXT = Path(__file__).parent / "text.txt"
 MOST = 4_000_000  # characters that are read
 
 
-def read(file: str | None, least: int) -> str:
+def read(file: Path | None, least: int) -> str:
     """Read a text, or the texts of an archive.
 
     Args:
@@ -22,7 +22,7 @@ def read(file: str | None, least: int) -> str:
     Raises:
         UsageError: it cannot be read, is no text in UTF-8, or is shorter.
     """
-    path = OWN_TEXT if file is None else Path(file).expanduser()
+    path = file or OWN_TEXT
     try:
         if path.name.endswith((".tar.gz", ".tgz")):
             content = _read_archive(path)
