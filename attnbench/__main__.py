@@ -13,6 +13,8 @@ import errno
 import json
 import os
 import re
+import shlex
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -267,16 +269,34 @@ def tune(registry: Registry, words: list[str]) -> None:
         metavar="key=value",
         help="such as task=recall attention=gla,deltanet optimizer.lr=1e-3,1e-2",
     )
+    form = parser.add_mutually_exclusive_group()
+    form.set_defaults(form="terminal")
+    for name in ("csv", "json", "latex", "markdown"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
     args = parser.parse_args(words)
     from attnbench import suite as suites
+    from attnbench.reports import card_tables
+    from attnbench.reports.card import Card
 
     chosen, arms = suites.read_tuning(args.words)
     plan = suites.Plan(chosen, registry)
     try:
         follow(registry, plan.follow, read_words(arms))
     finally:
-        for cell in plan.cells:
-            print(cell)
+        if plan.cells:
+            card_tables.FORMS[args.form](
+                Card(
+                    "tune",
+                    list(chosen.tasks),
+                    chosen.seeds,
+                    chosen.tuning_seeds,
+                    plan.cells,
+                    notes=plan.notes,
+                    command=shlex.join(["python", "-m", "attnbench", "tune", *words]),
+                    when=time.strftime("%Y-%m-%d"),
+                    versions=plan.cells[0].versions,
+                )
+            )
 
 
 COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {

@@ -210,6 +210,16 @@ class Plan:
             if whole:
                 self.cells.append(self._cell(task, arms[arm], whole, tried[task, arm]))
 
+    @property
+    def notes(self) -> list[str]:
+        """What the reader of its report has to know: cells that are missing, rates that were added."""
+        missing = [f"{task}: {words or 'the arm'}: {reason}" for task, words, reason in self.missing]
+        return missing + [
+            f"{task}: a best rate lay at the grid's edge, so all tried {', '.join(f'{rate:g}' for rate in rates)} too"
+            for task, rates in self.widened.items()
+            if rates
+        ]
+
     def _cell(self, task: str, words: Sequence[str], runs: list[Run], tried: Mapping[float, float | None]) -> Cell:
         options = [word.partition(".")[2] for word in words if word.startswith(("attention.", "scoring."))]
         facts = of_setting(runs[0].folder, self.registry)

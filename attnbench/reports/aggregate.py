@@ -53,7 +53,8 @@ def bootstrap(statistic: Callable[..., float], *mechanisms: Samples, resamples: 
     """Return the 95% interval of a statistic of one or more mechanisms: percentiles, seeds drawn anew in each task."""
     rng = np.random.default_rng(0)
     values = [
-        statistic(*([rng.choice(runs, len(runs)) for runs in tasks] for tasks in mechanisms)) for _ in range(resamples)
+        statistic(*([runs[rng.integers(len(runs), size=len(runs))] for runs in tasks] for tasks in mechanisms))
+        for _ in range(resamples)
     ]
     low, high = np.quantile(values, [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)

@@ -72,9 +72,12 @@ class Cell:
     @property
     def scores(self) -> dict[int, float]:
         """0 at chance and 1 at the goal, the mean over the task and each of its slices, none outside: {seed: score}."""
-        floor, goal = scale(self.floor, self.goal)
-        parts = [[min(1.0, max(0.0, normalise(v, floor, goal))) for v in part] for part in self.slices.values()]
-        return {seed: fmean(part[i] for part in parts) for i, seed in enumerate(self.seeds)}
+        parts = list(self.slices.values())
+        return {seed: fmean(self.score(part[i]) for part in parts) for i, seed in enumerate(self.seeds)}
+
+    def score(self, value: float) -> float:
+        """Put a value of the metric between chance, 0, and the goal, 1, none outside."""
+        return min(1.0, max(0.0, normalise(value, *scale(self.floor, self.goal))))
 
     def reaches(self, value: float) -> bool:
         """Whether a value of the primary metric is at the goal."""
