@@ -27,13 +27,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import attnbench
-from attnbench.config import refuse_expressions
 from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
 from attnbench.registry import Registry
 from attnbench.schema import format_value
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up
-from attnbench.words import check_overrides, complaint, remember_sweep
+from attnbench.words import check_configs, check_overrides, complaint, remember_sweep
 
 
 def list_components(registry: Registry, words: list[str]) -> None:
@@ -143,8 +142,7 @@ def read_words(words: list[str]) -> list[str]:
     """Return a run's words as Hydra takes them, and refuse those that would have it call something.
 
     Raises:
-        UsageError: --experimental-rerun, which unpickles; a config of --config-dir or --config-path that is no YAML,
-            or that `refuse_expressions` refuses: it may be someone else's; an option that Hydra lacks; see
+        UsageError: --experimental-rerun, which unpickles; an option that Hydra lacks; see `check_configs`,
             `check_overrides`.
     """
     parser = get_args_parser()
@@ -157,13 +155,8 @@ def read_words(words: list[str]) -> list[str]:
         raise UsageError(f"{unknown[0]}: no such option; see --help and --hydra-help")
     if args.experimental_rerun:
         raise UsageError("--experimental-rerun would execute what a file says; resume=RUN_FOLDER reads it as data")
-    for folder in (args.config_dir, args.config_path):
-        for path in sorted(Path(folder).rglob("*.yaml")) if folder else []:
-            try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (ValueError, yaml.YAMLError) as error:
-                raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
-            refuse_expressions(path, values, references=True)
+    for folder in filter(None, (args.config_dir, args.config_path)):
+        check_configs(Path(folder), args.overrides)
     overrides = check_overrides(args.overrides)
     return [word for word in words if word not in args.overrides] + overrides
 
@@ -347,7 +340,7 @@ def dispatch(words: list[str]) -> None:
             resume(registry, Path(resumed.removeprefix("resume=")), [word for word in words if word != resumed])
         else:
             start(registry, words)
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         raise UsageError(complaint(error, registry)) from error
 
 

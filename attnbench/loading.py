@@ -24,6 +24,8 @@ from attnbench.schema import check_recipe, check_signature, name_fault
 
 BASES: Mapping[str, type] = {"scoring": ScoringFunction, "attention": Attention, "task": Task}
 SHIPPED = Path(plugins.__file__).resolve().parent
+#: What the origin of a shipped component ends with.
+SHIPPED_MARK = " (shipped)"
 #: Where an error rises that is not the plugin's own doing, but that of what loads it.
 MACHINERY = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (importlib, pluggy, hookspecs))
 
@@ -45,7 +47,7 @@ class Component:
     @property
     def shipped(self) -> bool:
         """Whether it comes with attnbench."""
-        return self.origin.endswith(" (shipped)")
+        return self.origin.endswith(SHIPPED_MARK)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def sources(paths: tuple[Path, ...]) -> Iterator[Source]:
         for path in _plugins_in(folder):
             module = ".".join(["attnbench.plugins", *path.relative_to(folder).with_suffix("").parts])
             shipped = folder.resolve() == SHIPPED and path.parent != folder
-            origin = f"{path.relative_to(folder.parent)} (shipped)" if shipped else str(path)
+            origin = f"{path.relative_to(folder.parent)}{SHIPPED_MARK}" if shipped else str(path)
             load: Callable[[], Any] = partial(importlib.import_module, module)
             if path.is_symlink() and not path.exists():
                 load = partial(_refuse, f"it is a link to {path.readlink()}, which is not there: mend or remove it")
@@ -223,9 +225,12 @@ def _import_path(path: Path) -> ModuleType:
 def clash(key: tuple[str, str], other: str, source: Source) -> str:
     """Say that another plugin registers the same name, and what to do."""
     kind, name = key
+    disable = f"or set ATTNBENCH_DISABLE={source.name}"
+    if other.endswith(SHIPPED_MARK):
+        return f"it registers {kind} '{name}', which {other} is: give it another name where it registers, {disable}"
     return (
         f"it registers {kind} '{name}', which {other} registers too, so neither has the name: "
-        f"rename one of them, or set ATTNBENCH_DISABLE={source.name}"
+        f"rename one of them, {disable}"
     )
 
 

@@ -50,6 +50,11 @@ class Registry:
         disabled = {name.strip() for name in os.environ.get("ATTNBENCH_DISABLE", "").split(",")}
         for source in sources(paths):
             if source.name in disabled:
+                shipped = [s for s in registry.disabled if s.shipped and s.name == source.name]
+                if not source.shipped:  # what ships is kept out where nothing else has the name
+                    for other in shipped:
+                        registry.disabled.remove(other)
+                        registry._load_one(other)
                 registry.disabled.append(source)
             else:
                 registry._load_one(source)
@@ -67,14 +72,14 @@ class Registry:
             return
         for component in components:
             key = (component.kind, component.name)
-            if key in self.contested:
-                other = self.contested[key][0]
-            elif key in self.components:
-                other = self.components.pop(key).origin
-            else:
+            first = self.components.get(key)
+            if first is None and key not in self.contested:
                 self.components[key] = component
                 continue
-            self.contested[key] = (other, component.origin)
+            other = self.contested[key][0] if first is None else first.origin
+            if first is None or not first.shipped:  # what ships keeps its name
+                self.contested[key] = (other, component.origin)
+                self.components.pop(key, None)
             self.failures.append(Failure(source.name, source.origin, clash(key, other, source)))
 
     def store(self, *, check_options: bool = True) -> None:

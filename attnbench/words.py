@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnbench.config import expand_home, not_understood
-from attnbench.errors import UsageError, nearest
+from attnbench.config import expand_home, not_understood, refuse_expressions
+from attnbench.errors import UsageError, first_line, nearest
 from attnbench.registry import PRESETS, SWEPT, Registry
 from attnbench.schema import KINDS, explain
 
@@ -37,6 +41,36 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
             value = re.sub(r"(?<![^,])null(?![^,])", "none", value, flags=re.IGNORECASE)
         result.append(f"{key}={value}")
     return result
+
+
+def check_configs(folder: Path, overrides: Sequence[str]) -> None:
+    """Refuse a folder of configs that would have Hydra call something: it may be someone else's.
+
+    Hydra reads a file as it is read here; one that it could not read is in nobody's way unless it is chosen.
+
+    Raises:
+        UsageError: see `refuse_expressions`; or a chosen config is no YAML, or begins with a byte order mark.
+    """
+    chosen = {
+        f"{key.lstrip('+')}/{name}"
+        for key, _, value in (w.partition("=") for w in overrides)
+        for name in value.split(",")
+    }
+    for name, _, files in os.walk(folder, followlinks=True):
+        for path in (Path(name) / file for file in sorted(files) if file.endswith(".yaml")):
+            wanted = str(path.relative_to(folder).with_suffix("")) in chosen
+            try:
+                values = OmegaConf.load(path)
+                marked = path.read_bytes().startswith(codecs.BOM_UTF8)
+            except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+                if wanted:
+                    raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+                continue
+            if wanted and marked:
+                raise UsageError(
+                    f"{path}: it begins with a byte order mark, which hides its first line; save it without"
+                )
+            refuse_expressions(path, OmegaConf.to_container(values, resolve=False), references=True)
 
 
 def remember_sweep(overrides: Sequence[str]) -> None:

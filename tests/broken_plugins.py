@@ -118,8 +118,8 @@ BROKEN = {
     ),
     "taken_name": (
         scoring("additive"),
-        "it registers scoring 'additive', which plugins/scoring/additive.py (shipped) registers too, so neither has "
-        "the name: rename one of them, or set ATTNBENCH_DISABLE=taken_name",
+        "it registers scoring 'additive', which plugins/scoring/additive.py (shipped) is: give it another name where "
+        "it registers, or set ATTNBENCH_DISABLE=taken_name",
     ),
     "misspelt_hook": (
         scoring("mine").replace("def register_scoring", "def register_scorings"),

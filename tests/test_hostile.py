@@ -128,6 +128,7 @@ def test_a_plugin_in_a_run_folder_is_not_loaded(folder, cli, tmp_path):
         ("hydra:\n  searchpath: [file:///elsewhere]\n", "hydra.searchpath: a config names registered components only"),
         ("seed: ${oc.env:SECRET}\n", "theirs.yaml: seed: `${oc.env:SECRET}`: expressions are not"),
         ("seed: !!python/object/apply:os.mkdir [executed]\n", "theirs.yaml: cannot be read"),
+        ("seed: 1\nseed: 2\n", "theirs.yaml: cannot be read"),
     ],
 )
 def test_a_folder_of_configs_that_would_call_something_is_refused(text, line, cli, tmp_path):
@@ -147,6 +148,38 @@ def test_a_folder_of_honest_configs_can_be_used(cli, tmp_path):
     path.write_text("# @package _global_\nseed: 3\ntask:\n  data_seed: ${seed}\n")
     assert cli("--config-dir", "configs", "experiment=ours", *SMALL, "hydra.run.dir=ran").code == 0
     assert yaml.safe_load((tmp_path / "ran" / "config.yaml").read_text())["task"]["data_seed"] == 3
+
+
+def test_a_config_behind_a_link_is_no_way_in(cli, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "theirs.yaml").write_text("hydra:\n  callbacks:\n    mine: {_target_: os.mkdir}\n")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "experiment").symlink_to(tmp_path / "elsewhere")
+    said = cli("--config-dir", "configs", "experiment=theirs", *SMALL)
+    assert said.code == 2
+    assert "theirs.yaml: hydra.callbacks.mine._target_: a config names registered components only" in said.err
+
+
+def test_a_broken_config_is_in_the_way_of_no_other_and_is_named_when_it_is_chosen(cli, tmp_path):
+    folder = tmp_path / "configs" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "ours.yaml").write_text("# @package _global_\nseed: 3\n")
+    (folder / "marked.yaml").write_text("\ufeff# @package _global_\nseed: 3\n")
+    (folder / "broken.yaml").write_text("# @package _global_\nseed: [3\n")
+    (folder / "leads.yaml").write_text("# @package _global_\ndefaults: [broken]\n")
+    (folder / "bytes.yaml").write_bytes(b"seed: \xff\n")
+    few = (*SMALL, "trainer.max_steps=1", "trainer.images=0", "hydra.run.dir=ran")
+    for name, line in {
+        "marked": "marked.yaml: it begins with a byte order mark, which hides its first line; save it without",
+        "broken": "broken.yaml: cannot be read: while parsing a flow sequence",
+        "leads": "broken.yaml",
+        "bytes": "bytes.yaml: cannot be read: 'utf-8' codec can't decode byte 0xff",
+    }.items():
+        said = cli("--config-dir", "configs", f"experiment={name}", *few)
+        assert said.code == 2
+        assert line in said.err
+        assert len(said.err.splitlines()) == 1
+    assert cli("--config-dir", "configs", "experiment=ours", *few).code == 0
 
 
 def test_hydras_way_to_unpickle_a_job_is_refused(cli, tmp_path):

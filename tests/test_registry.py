@@ -17,6 +17,7 @@ import pytest
 from broken_plugins import BROKEN, BROKEN_FOLDERS, scoring, write
 
 import attnbench
+from attnbench.registry import Registry
 
 ROOT = Path(attnbench.__file__).parent.parent
 
@@ -188,14 +189,31 @@ def test_an_entry_point_that_leads_nowhere_names_its_package(listed: Mapping[str
 
 
 def test_a_run_that_asks_for_a_clashing_name_stops_and_names_both(tmp_path: Path) -> None:
-    mine = write(tmp_path / "plugins" / "mine.py", scoring("additive"))
-    done = call(tmp_path, "scoring=additive", "trainer=debug")
+    mine = write(tmp_path / "plugins" / "mine.py", scoring("half"))
+    other = write(tmp_path / "plugins" / "other.py", scoring("half"))
+    done = call(tmp_path, "scoring=half", "trainer=debug")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"attnbench: scoring=additive: both plugins/scoring/additive.py (shipped) and {mine} register it; "
-        "rename one of them"
+        f"attnbench: scoring=half: both {mine} and {other} register it; rename one of them"
     )
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("place", ["mine.py", "bilinear.py"])
+def test_a_copy_of_a_shipped_file_takes_nothing_away_whether_it_is_disabled_or_not(place, tmp_path, monkeypatch):
+    shipped = Registry.load().get("scoring", "bilinear")
+    copy = write(tmp_path / place, (ROOT / "plugins" / "scoring" / "bilinear.py").read_text())
+    registry = Registry.load(copy)
+    assert registry.get("scoring", "bilinear") == shipped
+    (failure,) = registry.failures
+    assert str(failure).endswith(
+        "it registers scoring 'bilinear', which plugins/scoring/bilinear.py (shipped) is: "
+        f"give it another name where it registers, or set ATTNBENCH_DISABLE={copy.stem}"
+    )
+    monkeypatch.setenv("ATTNBENCH_DISABLE", copy.stem)
+    registry = Registry.load(copy)
+    assert registry.get("scoring", "bilinear") == shipped
+    assert not registry.failures
 
 
 def test_a_plugin_can_take_over_a_shipped_name_by_disabling_it(tmp_path: Path) -> None:
