@@ -14,15 +14,12 @@ import json
 import os
 import re
 import shlex
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
-import yaml  # type: ignore[import-untyped]
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,7 +29,7 @@ from attnbench.registry import Registry
 from attnbench.schema import format_value
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up
-from attnbench.words import check_configs, check_overrides, complaint, remember_sweep
+from attnbench.words import complaint, read_words, remember_sweep
 
 
 def list_components(registry: Registry, words: list[str]) -> None:
@@ -138,29 +135,6 @@ def _is_path(name: str) -> bool:
     return named or path.is_dir()
 
 
-def read_words(words: list[str]) -> list[str]:
-    """Return a run's words as Hydra takes them, and refuse those that would have it call something.
-
-    Raises:
-        UsageError: --experimental-rerun, which unpickles; an option that Hydra lacks; see `check_configs`,
-            `check_overrides`.
-    """
-    parser = get_args_parser()
-    parser.exit_on_error = False
-    try:
-        args, unknown = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise UsageError(f"{error}; see --hydra-help") from error
-    if unknown:
-        raise UsageError(f"{unknown[0]}: no such option; see --help and --hydra-help")
-    if args.experimental_rerun:
-        raise UsageError("--experimental-rerun would execute what a file says; resume=RUN_FOLDER reads it as data")
-    for folder in filter(None, (args.config_dir, args.config_path)):
-        check_configs(Path(folder), args.overrides)
-    overrides = check_overrides(args.overrides)
-    return [word for word in words if word not in args.overrides] + overrides
-
-
 #: A word of `predict` that is an option; anything else that begins with "-" is text.
 OPTION = re.compile(r"-h$|--([a-z]+(=|$)|$)")
 
@@ -255,41 +229,58 @@ def bench(registry: Registry, words: list[str]) -> None:
 
 def tune(registry: Registry, words: list[str]) -> None:
     """Tune arms alike, then run each on seeds that chose nothing: tune task=recall attention=gla,multihead."""
-    parser = make_parser("tune", tune)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="key=value",
-        help="such as task=recall attention=gla,deltanet optimizer.lr=1e-3,1e-2",
-    )
-    form = parser.add_mutually_exclusive_group()
-    form.set_defaults(form="terminal")
-    for name in ("csv", "json", "latex", "markdown"):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
-    args = parser.parse_args(words)
-    from attnbench import suite as suites
+    example = "task=recall attention=gla,deltanet optimizer.lr=1e-3,1e-2"
+    args = with_forms(make_parser("tune", tune), example).parse_args(words)
+    from attnbench import report, suite
     from attnbench.reports import card_tables
-    from attnbench.reports.card import Card
 
-    chosen, arms = suites.read_tuning(args.words)
-    plan = suites.Plan(chosen, registry)
+    chosen, arms = suite.read_tuning(args.words)
+    plan = suite.Plan(chosen, registry)
     try:
         follow(registry, plan.follow, read_words(arms))
     finally:
         if plan.cells:
-            card_tables.FORMS[args.form](
-                Card(
-                    "tune",
-                    list(chosen.tasks),
-                    chosen.seeds,
-                    chosen.tuning_seeds,
-                    plan.cells,
-                    notes=plan.notes,
-                    command=shlex.join(["python", "-m", "attnbench", "tune", *words]),
-                    when=time.strftime("%Y-%m-%d"),
-                    versions=plan.cells[0].versions,
-                )
-            )
+            card_tables.FORMS[args.form](report.card(plan, shlex.join(["python", "-m", "attnbench", "tune", *words])))
+
+
+def run_suite(registry: Registry, words: list[str]) -> None:
+    """Try mechanisms on every task of a suite, tuned alike, and write the report card: suite attention=mine.
+
+    suite=NAME chooses the suite, standard or quick, or a file of your own; task=NAME,NAME some of its tasks.
+    """
+    parser = with_forms(make_parser("suite", run_suite), "attention=multihead scoring=rope suite=quick")
+    args = parser.parse_args(words)
+    from attnbench import contract, report, suite
+    from attnbench.reports import card_tables
+
+    chosen, arms = suite.read_suite(args.words)
+    found, notes = report.read_references(chosen, registry)
+    names = {
+        value
+        for word in arms
+        for key, _, values in [word.partition("=")]
+        if key in ("attention", "scoring")
+        for value in values.split(",")
+    }
+    laws = contract.check_all(contract.named(registry, sorted(names)), registry)
+    plan = suite.Plan(chosen, registry, grids={cell.task: [rate for rate, _ in cell.tried] for cell in found.cells})
+    try:
+        follow(registry, plan.follow, read_words(arms))
+    finally:
+        if plan.cells:
+            command = shlex.join(["python", "-m", "attnbench", "suite", *words])
+            card = report.card(plan, command, found, laws, notes)
+            card_tables.FORMS[args.form](card)
+
+
+def with_forms(parser: argparse.ArgumentParser, example: str) -> argparse.ArgumentParser:
+    """Add words, and the forms in which a card is printed."""
+    parser.add_argument("words", nargs="+", metavar="key=value", help=f"such as {example}")
+    form = parser.add_mutually_exclusive_group()
+    form.set_defaults(form="terminal")
+    for name in ("csv", "json", "latex", "markdown"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+    return parser
 
 
 COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {
@@ -301,6 +292,7 @@ COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {
     "new": new,
     "bench": bench,
     "tune": tune,
+    "suite": run_suite,
 }
 
 

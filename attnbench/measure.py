@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
+import platform
 import resource
 import statistics
 import sys
@@ -20,6 +21,15 @@ Call = Callable[[], None]
 MODES = ("forward", "forward+backward")
 #: How long one timing lasts at least, in seconds: a shorter call is repeated within it.
 LASTS = 0.02
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def time_in_turn(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dict[str, list[float]]:

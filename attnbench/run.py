@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 import attnbench
 from attnbench.config import Accelerator, OptimizerConfig, Part, Precision, TrainerConfig, check_numbers, mechanism
 from attnbench.errors import Interrupted, UsageError, first_line
-from attnbench.interfaces import Prediction, Task
+from attnbench.interfaces import AttentionMap, Prediction, Task
 from attnbench.measure import peak_memory, reset_peak_memory
 from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
@@ -341,6 +341,31 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
     load_weights(experiment, read_checkpoint(checkpoint), checkpoint)
     with stop_on_signals():
         return test(make_trainer(settings, False, []), experiment, settings)
+
+
+def look(folder: Path, registry: Registry) -> AttentionMap | None:
+    """Return where a run's best checkpoint looks for the first example of validation, at the queries that have truth.
+
+    All queries where the task knows none; None where the task or the mechanism has no weights.
+    """
+    config, checkpoint = load(folder, registry, []), best_checkpoint(folder)
+    task, model = build(config, registry, folder)
+    load_weights(Experiment(task, model, OptimizerConfig(), total_steps=1), read_checkpoint(checkpoint), checkpoint)
+    with torch.no_grad():
+        examples = task.maps(model.eval(), task.data("val")[[0]])
+    if not examples:
+        return None
+    example = examples[0]
+    rows = range(len(example.rows)) if example.truth is None else example.truth.any(dim=1).nonzero().flatten().tolist()
+    kept = torch.tensor(list(rows))
+    return AttentionMap(
+        example.weights[:, kept],
+        [example.rows[row] for row in rows],
+        example.columns,
+        None if example.mask is None else example.mask[kept],
+        example.title,
+        None if example.truth is None else example.truth[kept],
+    )
 
 
 def predict(folder: Path, registry: Registry, text: str) -> Prediction:

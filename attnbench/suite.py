@@ -14,14 +14,17 @@ from statistics import fmean
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
 
 from attnbench import conf  # type: ignore[attr-defined]
+from attnbench.config import OptimizerConfig, TrainerConfig
 from attnbench.errors import UsageError, first_line, nearest
 from attnbench.registry import Registry
 from attnbench.reports.aggregate import normalise, scale
-from attnbench.reports.cells import Cell, dump, from_runs
+from attnbench.reports.cells import Cell, from_runs
 from attnbench.reports.runs import Run, read
-from attnbench.run_folder import fingerprint, flat, load, plain
+from attnbench.run_folder import fingerprint, flat, load, plain, typed
 from attnbench.sampling import Draws
 from attnbench.sweep import say
 from attnbench.tokens import TokenTask
@@ -30,7 +33,7 @@ from attnbench.tokens import TokenTask
 ALIKE = 0.01
 RATES, TUNING_SEEDS, SEEDS = (3e-3, 1e-2, 3e-2), (100,), (0, 1, 2, 3, 4)
 #: What a suite's words for a task may set; the rest is the protocol's.
-KEYS = ("task", "trainer.", "optimizer.")
+SETTING = ("task", "trainer", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Suite:
         tuning_seeds: on which the best is chosen; none, and there is one rate.
         seeds: on which it is reported.
         references: the words of the arms whose results ship with it.
+        path: of the file that has the tasks; results of the same name lie beside it.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Suite:
     tuning_seeds: Sequence[int] = TUNING_SEEDS
     seeds: Sequence[int] = SEEDS
     references: Sequence[str] = ()
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks or not self.seeds or not self.rates:
@@ -61,8 +66,8 @@ class Suite:
         if len(self.rates) > 1 and not self.tuning_seeds:
             raise UsageError(f"suite {self.name}: {len(self.rates)} rates need tuning_seeds to choose by")
         for word in itertools.chain.from_iterable(self.tasks.values()):
-            if not word.startswith(KEYS) or "=" not in word:
-                raise UsageError(f"suite {self.name}: '{word}': expected {', '.join(KEYS)} and a value")
+            if word.partition("=")[0].partition(".")[0] not in SETTING or "=" not in word:
+                raise UsageError(f"suite {self.name}: '{word}': expected task=, trainer.OPTION= or optimizer.OPTION=")
 
 
 def folders() -> list[Path]:
@@ -88,8 +93,9 @@ def find_suite(name: str) -> Suite:
         raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
     try:
         tasks = values.pop("tasks")
-        chosen = find_suite(tasks).tasks if isinstance(tasks, str) else {k: str(v).split() for k, v in tasks.items()}
-        return Suite(path.stem, chosen, **values)
+        if isinstance(tasks, str):  # those of another suite, which may stand beside its results
+            return replace(find_suite(tasks), **{"name": path.stem, "references": (), **values})
+        return Suite(path.stem, {k: str(v).split() for k, v in tasks.items()}, **values, path=path)
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: a suite has tasks, rates, tuning_seeds and seeds; {first_line(error)}") from error
 
@@ -179,7 +185,7 @@ class Plan:
                 tried[task, arm][lr] = fmean(values) if len(values) == len(runs) else None
                 for run in runs:
                     if run is not None and task not in scales:
-                        scales[task] = scale(of_setting(run.folder, self.registry)["floor"], run.result["goal"])
+                        scales[task] = scale(run.result["floor"], run.result["goal"])
 
         chosen: dict[tuple[str, int], float | None] = dict.fromkeys(pairs, suite.rates[0])
         if suite.tuning_seeds:
@@ -222,7 +228,7 @@ class Plan:
 
     def _cell(self, task: str, words: Sequence[str], runs: list[Run], tried: Mapping[float, float | None]) -> Cell:
         options = [word.partition(".")[2] for word in words if word.startswith(("attention.", "scoring."))]
-        facts = of_setting(runs[0].folder, self.registry)
+        facts = of_setting(load(runs[0].folder, self.registry, []), self.registry)
         label = " ".join([runs[0].mechanism, *(re.sub("=(True|False)$", lambda m: m[0].lower(), o) for o in options)])
         return from_runs(runs, task=task, arm=label, words=words, tried=tried, **facts)
 
@@ -254,27 +260,36 @@ def wider(grid: Sequence[float], chosen: Container[float | None]) -> list[float]
     return [float(f"{low / step:.1g}")] * (low in chosen) + [float(f"{high * step:.1g}")] * (high in chosen)
 
 
-def of_setting(folder: Path, registry: Registry) -> dict[str, Any]:
-    """Return what a run's setting is, whatever the arm, rate and seed: its hash, the floor, the mechanism's state."""
-    config = load(folder, registry, [])
+def of_setting(config: DictConfig, registry: Registry) -> dict[str, Any]:
+    """Return what a run's setting is: its hash, whatever the arm, rate and seed; chance; and the mechanism's state.
+
+    The hash is of the task's options, of what the trainer and optimizer do otherwise than by default, and of the data
+    that the task draws.
+    """
     task = registry.build("task", config.task)
-    values = flat(plain(config))
-    arm = [key for key in values if key.split(".")[0] in ("attention", "scoring")]
-    marks = [fingerprint(values, ignore=[*arm, "seed", "optimizer.lr"])]
+    usual = flat(plain(OmegaConf.create({"trainer": TrainerConfig(), "optimizer": OptimizerConfig()})))
+    chosen = {k: v for k, v in flat(plain(config)).items() if k.split(".")[0] in SETTING and v != usual.get(k)}
+    marks = [fingerprint(chosen, ignore=["optimizer.lr"])]
     size = None
     if isinstance(task, TokenTask):
         variants = [variant.generate(Draws(0, range(4), stream=1)) for variant in task.variants()]
         marks += [str(task.test_examples)]
         marks += [repr((made.tokens.tolist(), made.targets.tolist(), made.scored.tolist())) for made in variants]
         widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), task.width)
-        one = registry.build_attention(config.attention, config.scoring, **widths).state_size(
-            variants[0].tokens.shape[1]
-        )
+        module = registry.build_attention(config.attention, config.scoring, **widths)
+        one = module.state_size(variants[0].tokens.shape[1])
         size = None if one is None else task.layers * one
     digest = hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
     return {"setting": digest, "floor": task.floor, "state_size": size}
 
 
-def write_references(path: Path, plan: Plan) -> None:
-    """Write what came of a plan, to stand beside later arms."""
-    path.write_text(dump(plan.cells), encoding="utf-8")
+def settings(suite: Suite, registry: Registry) -> dict[str, str]:
+    """Return the hash of each task's setting, as the suite's words make it today."""
+    registry.store(check_options=False)
+    marks = {}
+    for task, words in suite.tasks.items():
+        with initialize_config_module("attnbench.conf", version_base="1.3"):
+            composed = plain(compose("config", [*words, "attention=uniform"]))
+        config = typed(registry, {**composed, "scoring": None}, [])
+        marks[task] = of_setting(config, registry)["setting"]
+    return marks

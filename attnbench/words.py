@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
+from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -106,3 +108,26 @@ def complaint(error: Exception, registry: Registry) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(text.split())
+
+
+def read_words(words: list[str]) -> list[str]:
+    """Return a run's words as Hydra takes them, and refuse those that would have it call something.
+
+    Raises:
+        UsageError: --experimental-rerun, which unpickles; an option that Hydra lacks; see `check_configs`,
+            `check_overrides`.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error}; see --hydra-help") from error
+    if unknown:
+        raise UsageError(f"{unknown[0]}: no such option; see --help and --hydra-help")
+    if args.experimental_rerun:
+        raise UsageError("--experimental-rerun would execute what a file says; resume=RUN_FOLDER reads it as data")
+    for folder in filter(None, (args.config_dir, args.config_path)):
+        check_configs(Path(folder), args.overrides)
+    overrides = check_overrides(args.overrides)
+    return [word for word in words if word not in args.overrides] + overrides

@@ -207,7 +207,7 @@ def test_hydras_callbacks_are_where_they_were():
 
 def test_private_names_of_hydra_are_used_in_two_files():
     using = {path.name for path in (ROOT / "attnbench").rglob("*.py") if "hydra._internal" in path.read_text()}
-    assert using == {"__main__.py", "sweep.py"}
+    assert using == {"words.py", "sweep.py"}
 
 
 def test_files_of_the_current_folder_are_not_taken_for_those_that_they_are_named_after(tmp_path):

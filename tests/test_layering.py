@@ -21,7 +21,7 @@ ROWS = [
     {"loading", "registry", "training"},
     {"run_folder", "bench", "reports", "scaffold", "words"},
     {"run"},
-    {"sweep", "suite", "contract"},
+    {"sweep", "suite", "contract", "report"},
     {"__main__"},
 ]
 #: What a plugin may import beside `attnbench` itself.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -151,8 +150,3 @@ def from_runs(
 
 def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
-
-
-def dump(cells: Sequence[Cell]) -> str:
-    """Return cells as JSON, a line for each."""
-    return "[\n" + ",\n".join(json.dumps(cell.as_json()) for cell in cells) + "\n]\n"

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from attnbench.registry import Registry
-from attnbench.suite import Plan, read_suite, write_references
+from attnbench.report import write_references
+from attnbench.suite import Plan, read_suite
 from attnbench.sweep import follow
 
 
