@@ -63,38 +63,57 @@ def evaluate(registry: Registry, words: list[str]) -> None:
 def compare(registry: Registry, words: list[str]) -> None:
     """Compare runs: seeds grouped, differences tested, costs beside them. Damaged and unfinished folders are listed."""
     parser = make_parser("compare", compare)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what holds them")
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="FOLDER", help="run folders, or what holds them; else runs"
+    )
     parser.add_argument("--by", default="", help="what makes a group, such as attention,scoring; else all but the seed")
+    parser.add_argument("--choose", default="", help="options whose best value by validation counts, as optimizer.lr")
     parser.add_argument("--metric", help="such as test/exact_match or train_seconds; else each task's primary metric")
     parser.add_argument("--baseline", help="the group to compare the others with, such as uniform; else the best")
-    parser.add_argument("--target", type=float, help="of the validation metric, for the time to reach it")
+    parser.add_argument(
+        "--target", type=float, help="of the validation metric, for the time to it; else the task's goal"
+    )
     form = parser.add_mutually_exclusive_group()
     form.set_defaults(form="terminal")
-    for name in ("csv", "json", "markdown"):
+    for name in ("csv", "json", "latex", "markdown"):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+    parser.add_argument("--runs", action="store_true", help="with --csv or --json: a row for each run")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, with curves and pictures, too")
     args = parser.parse_args(words)
-    from attnbench.reports import tables
+    from attnbench.reports import export, tables
     from attnbench.reports.compare import printable, tabulate
     from attnbench.reports.runs import read_all
 
-    for folder in args.folders:
+    if args.runs and args.form not in ("csv", "json"):
+        raise UsageError("--runs: with --csv or --json, such as compare --runs --csv > runs.csv")
+    folders = args.folders or [Path("runs")]
+    for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
-    runs, damaged = read_all(args.folders)
-    by = [key.strip() for key in args.by.split(",") if key.strip()]
+    runs, damaged = read_all(folders)
+    by, choose = ([key.strip() for key in keys.split(",") if key.strip()] for keys in (args.by, args.choose))
     try:
-        compared, unfit = tabulate(runs, by=by, metric=args.metric, baseline=args.baseline, target=args.target)
+        compared, unfit = tabulate(
+            runs, by=by, choose=choose, metric=args.metric, baseline=args.baseline, target=args.target
+        )
     finally:
         for entry in damaged:
             print(printable(entry), file=sys.stderr)
     for entry in unfit:
         print(printable(entry), file=sys.stderr)
-    tables.FORMS[args.form](compared, [*damaged, *unfit])
+    left_out = [*damaged, *unfit]
+    if args.form == "terminal":
+        tables.show(compared)
+    elif args.form == "json":
+        print(export.runs_as_json(compared) if args.runs else export.as_json(compared, left_out), end="")
+    elif args.form == "csv":
+        print(export.runs_as_csv(compared) if args.runs else export.as_csv(compared), end="")
+    else:
+        print(export.as_latex(compared) if args.form == "latex" else tables.markdown(compared), end="")
     if args.html is not None:
         from attnbench.reports import page
 
-        page.write(args.html, compared, [*damaged, *unfit])
+        page.write(args.html, compared, left_out, ["compare", *words])
         print(f"{args.html}: written", file=sys.stderr)
 
 

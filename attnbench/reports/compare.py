@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from attnbench.errors import UsageError, nearest
 from attnbench.reports import statistics
-from attnbench.reports.runs import LeftOut, Run, number
+from attnbench.reports.choice import best_on_validation, tried, validation, values_of
+from attnbench.reports.runs import LeftOut, Run, curve, number, reached, reaches
 from attnbench.run_folder import DISPLAY_OPTIONS, fingerprint
 from attnbench.schema import format_value
 
@@ -43,8 +44,11 @@ class Row:
         values: the metric of each seed; of several runs with one seed, their mean.
         costs: the means of `COSTS`; None where no run tells it.
         target: the table's, of the validation metric: reached in `reached` of the runs,
-            after `target_seconds` of training, a mean over those.
+            after `target_steps` and `target_seconds` of training, medians over those.
+        tried, lacking: from how many configurations it was chosen, None where nothing was; how many lacked seeds.
         difference: to the reference, and its p corrected for the number of comparisons; None in the reference's row.
+        better: how often it is better than the reference on a common seed.
+        smallest_difference, seeds_needed: what could have been told apart, where the two cannot.
     """
 
     label: str
@@ -52,11 +56,17 @@ class Row:
     values: dict[int, float]
     costs: dict[str, float | None]
     target: float | None = None
+    target_steps: float | None = None
     target_seconds: float | None = None
     reached: int = 0
+    tried: int | None = None
+    lacking: int = 0
     difference: statistics.Difference | None = None
     p: float | None = None
-    verdict: str = "reference"
+    better: statistics.Better | None = None
+    smallest_difference: float | None = None
+    seeds_needed: int | None = None
+    verdict: str | None = None
     #: budgets that differ from the reference's by over 10%, as shares: {"parameters": 0.25}
     excess: dict[str, float] = field(default_factory=dict)
 
@@ -64,34 +74,29 @@ class Row:
         sample = list(self.values.values())
         self.mean, self.sd, self.interval = fmean(sample), statistics.spread(sample), statistics.interval(sample)
 
-    def record(self) -> dict[str, Any]:
-        """Return the row as plain values, in the units that its keys say."""
-        low, high = self.interval or (None, None)
-        difference = self.difference
-        return {
-            "group": self.label,
-            "n": len(self.values),
-            "mean": self.mean,
-            "sd": self.sd,
-            "low95": low,
-            "high95": high,
-            "difference": None if difference is None else difference.mean,
-            "common_seeds": None if difference is None else difference.seeds,
-            "p": None if difference is None else difference.p,
-            "p_holm": self.p,
-            "verdict": self.verdict,
-            **self.costs,
-            "target": self.target,
-            "target_reached": self.reached,
-            "target_seconds": self.target_seconds,
-            "seeds": sorted(self.values),
-            "runs": [str(run.folder) for run in self.runs],
-        }
+    @property
+    def interval_name(self) -> str:
+        """What the interval is: of t, or of its bootstrap."""
+        return statistics.interval_name(len(self.values))
+
+    @property
+    def success(self) -> tuple[float, float, float] | None:
+        """The share of runs that reached the target, and its Wilson interval; None without a target."""
+        if self.target is None:
+            return None
+        return self.reached / len(self.runs), *statistics.wilson(self.reached, len(self.runs))
 
 
 @dataclass
 class Table:
-    """The groups of one task, best first."""
+    """The groups of one task, best first.
+
+    Attributes:
+        chosen: the options whose values were chosen by validation, group by group (`--choose`).
+        tuning: the runs that the groups were tuned by, none of them in a group.
+        comparisons: what p is corrected for; "" where nothing is tested.
+        stands_out: whether the best is distinguishable from every other group, all pairs corrected for.
+    """
 
     task: str
     metric: str
@@ -99,13 +104,22 @@ class Table:
     rows: list[Row]
     reference: str
     notes: list[str]
-    comparisons: str = ""  # what p is corrected for
+    chosen: Sequence[str] = ()
+    tuning: Sequence[Run] = ()
+    comparisons: str = ""
+    stands_out: bool = False
+
+    @property
+    def separation(self) -> float | None:
+        """The spread between groups over the spread between seeds."""
+        return statistics.separation([list(row.values.values()) for row in self.rows])
 
 
 def tabulate(
     runs: Sequence[Run],
     *,
     by: Sequence[str] = (),
+    choose: Sequence[str] = (),
     metric: str | None = None,
     baseline: str | None = None,
     target: float | None = None,
@@ -113,12 +127,13 @@ def tabulate(
     """Group the runs of each task and compare the groups.
 
     Args:
-        runs: what to compare.
+        runs: what to compare; those that belong to tuning are counted, and are in no group.
         by: keys of the flattened config whose values make a group; without, runs that differ in their seed only.
+        choose: keys of which each group keeps the values with the best validation.
         metric: a metric, or a number of result.json such as `train_seconds`; without, each task's primary one.
         baseline: the group that the others are compared with; without, the best.
-        target: of the validation metric, for the time to it; without, the highest of `TARGETS` that all runs of a
-            table reached.
+        target: of the validation metric, for the time to it; without, the task's goal if any run of a table reached it,
+            else the highest of `TARGETS` that all did.
 
     Returns:
         A table for each task, and the runs that are in none, each with the reason.
@@ -128,23 +143,32 @@ def tabulate(
     """
     if not runs:
         raise UsageError("no completed run here; a run leaves its folder under runs/")
-    for key in by:
-        if not any(key in run.config for run in runs):
-            raise UsageError(f"--by {key}: no run has it; {nearest(key, {k for run in runs for k in run.config})}")
+    for option, keys in (("by", by), ("choose", choose)):
+        for key in keys:
+            if not any(key in run.config for run in runs):
+                raise UsageError(
+                    f"--{option} {key}: no run has it; {nearest(key, {k for r in runs for k in r.config})}"
+                )
     if target is not None and not math.isfinite(target):
         raise UsageError(f"--target {target}: a value of the validation metric is expected, such as 0.9")
     latest, left_out = _latest(runs)
-    if metric is not None and all(run.value(metric) is None for run in latest):
-        known = {tag for run in latest for tag in (*run.result["metrics"], *COSTS) if run.value(tag) is not None}
+    reported = [run for run in latest if not run.tuning]
+    if not reported:
+        raise UsageError("no run here but those of tuning, which are never compared")
+    if metric is not None and all(run.value(metric) is None for run in reported):
+        known = {tag for run in reported for tag in (*run.result["metrics"], *COSTS) if run.value(tag) is not None}
         raise UsageError(f"--metric {metric}: no run has it; {nearest(metric, known)}")
     tables = []
-    for task in sorted({run.task for run in latest}):
-        entered = [run for run in latest if run.task == task]
+    for task in sorted({run.task for run in reported}):
+        entered = [run for run in reported if run.task == task]
         chosen = metric or str(entered[0].result["primary"])
-        usable = [run for run in entered if run.value(chosen) is not None]
-        left_out += [LeftOut(run.folder, f"it has no finite {chosen}") for run in entered if run.value(chosen) is None]
-        if usable:
-            tables.append(_table(task, usable, by, chosen, target))
+        needed = [chosen, *([validation(entered[0])] if choose else [])]
+        for tag in needed:
+            left_out += [LeftOut(run.folder, f"it has no finite {tag}") for run in entered if run.value(tag) is None]
+            entered = [run for run in entered if run.value(tag) is not None]
+        if entered:
+            tuning = [run for run in latest if run.tuning and run.task == task]
+            tables.append(_table(task, entered, tuning, by, choose, chosen, target))
     if not tables:
         raise UsageError("no run here has a finite metric to compare")
     _refer(tables, baseline)
@@ -156,35 +180,53 @@ def _latest(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
     latest: dict[str, Run] = {}
     repeated = []
     for run in sorted(runs, key=lambda run: (str(run.result.get("finished", "")), run.folder.name, str(run.folder))):
-        key = fingerprint(run.config)
+        key = f"{run.tuning} {fingerprint(run.config, ignore=['part'])}"
         if key in latest:
             repeated.append(LeftOut(latest[key].folder, f"repeated by {printable(run.folder)}"))
         latest[key] = run
     return sorted(latest.values(), key=lambda run: str(run.folder)), repeated
 
 
-def _table(task: str, runs: list[Run], by: Sequence[str], metric: str, target: float | None) -> Table:
+def _table(
+    task: str,
+    runs: list[Run],
+    tuning: list[Run],
+    by: Sequence[str],
+    choose: Sequence[str],
+    metric: str,
+    target: float | None,
+) -> Table:
     mode = _mode(runs[0], metric)
     groups: dict[Any, list[Run]] = {}
     for run in runs:
-        key = tuple(format_value(run.config.get(k)) for k in by) if by else fingerprint(run.config, ignore=["seed"])
+        key = values_of(run, by) if by else fingerprint(run.config, ignore=["seed", "part", *choose])
         groups.setdefault(key, []).append(run)
+    candidates: dict[Any, int] = {}
+    lacking: dict[Any, int] = {}
+    if choose:
+        for key, members in groups.items():
+            groups[key], candidates[key], lacking[key] = best_on_validation(members, choose)
     firsts = [members[0].config for members in groups.values()]
-    varying = by or [key for key in _varying(firsts) if key not in ("seed", "attention", "scoring", *DISPLAY_OPTIONS)]
+    options = list(by) or varying(firsts, but=("seed", "part", "attention", "scoring"))
+    options += [key for key in choose if key not in options]
     rows: list[Row] = []
-    for members in groups.values():
+    for key, members in groups.items():
         values: dict[int, list[float]] = {}
         for run in members:
             value = run.value(metric)
             assert value is not None
             values.setdefault(run.seed, []).append(value)
         means = {seed: fmean(sample) for seed, sample in sorted(values.items())}
-        label = _label(members[0], varying, named=bool(by))
+        label = _label(members[0], options, named=bool(by))
         same_label = sum(row.label == label or row.label.startswith(f"{label} #") for row in rows)
         rows.append(Row(label + (f" #{same_label + 1}" if same_label else ""), members, means, _costs(members)))
+        if choose:
+            rows[-1].tried, rows[-1].lacking = candidates[key], lacking[key]
+        elif tuning:
+            rows[-1].tried = max(1, tried(members[0], tuning, by or ["attention", "scoring", *options]))
     _time_to_target(rows, metric, mode, target)
     rows.sort(key=lambda row: ((-row.mean if mode == "max" else row.mean), row.label))
-    return Table(task, metric, mode, rows, rows[0].label, _notes(rows))
+    return Table(task, metric, mode, rows, rows[0].label, _notes(rows), choose, tuning)
 
 
 def _mode(run: Run, metric: str) -> str:
@@ -194,13 +236,18 @@ def _mode(run: Run, metric: str) -> str:
     return "min" if any(word in metric for word in LOWER) and "per_second" not in metric else "max"
 
 
-def _varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys that have more than one value among those configs that have them."""
-    values: dict[str, set[str]] = {}
+def varying(configs: Sequence[Mapping[str, Any]], but: Sequence[str] = ()) -> list[str]:
+    """Return the keys that have more than one value among those configs that have them; not `DISPLAY_OPTIONS`.
+
+    What a component's option is in another component says nothing: values are compared within each.
+    """
+    values: dict[tuple[str, Any], set[str]] = {}
     for config in configs:
         for key, value in config.items():
-            values.setdefault(key, set()).add(format_value(value))
-    return [key for key, distinct in values.items() if len(distinct) > 1]
+            group, _, option = key.partition(".")
+            values.setdefault((key, config.get(group) if option else None), set()).add(format_value(value))
+    differing = dict.fromkeys(key for (key, _), some in values.items() if len(some) > 1)
+    return [key for key in differing if key not in (*but, *DISPLAY_OPTIONS)]
 
 
 def _label(run: Run, keys: Sequence[str], *, named: bool) -> str:
@@ -221,30 +268,22 @@ def _costs(runs: Sequence[Run]) -> dict[str, float | None]:
 
 
 def _time_to_target(rows: Sequence[Row], metric: str, mode: str, target: float | None) -> None:
-    tag = metric.replace("test/", "val/", 1)
+    tag, first = metric.replace("test/", "val/", 1), rows[0].runs[0].result
     drawn = [(row, curves) for row in rows if all(curves := [curve(run, tag) for run in row.runs])]
-    best = [max(v for _, _, v in points) for _, curves in drawn for points in curves]
+    values = [[value for _, _, value in points] for _, curves in drawn for points in curves]
+    best = [max(run) if mode == "max" else min(run) for run in values]
+    goal = number(first.get("goal")) if metric == first["primary"] else None
+    if target is None and goal is not None and any(reaches(value, goal, mode) for value in best):
+        target = goal
     if target is None and mode == "max" and best and max(best) <= 1.0:
         target = max((step for step in TARGETS if step <= min(best)), default=None)
     if target is None:
         return
     for row, curves in drawn:
-        times = []
-        for points in curves:
-            times += [s for _, s, v in points if (v >= target if mode == "max" else v <= target)][:1]
-        row.target, row.reached, row.target_seconds = target, len(times), fmean(times) if times else None
-
-
-def curve(run: Run, tag: str) -> list[tuple[float, float, float]]:
-    """Return what validations measured: (step, seconds of training, value) of each; empty where nothing was."""
-    recorded = run.result.get("curve")
-    points = []
-    for entry in recorded if isinstance(recorded, list) else []:
-        if isinstance(entry, dict):
-            step, seconds, value = (number(entry.get(key)) for key in ("step", "seconds", tag))
-            if step is not None and seconds is not None and value is not None:
-                points.append((step, seconds, value))
-    return points
+        first_ones = [point for points in curves if (point := reached(points, target, mode)) is not None]
+        row.target, row.reached = target, len(first_ones)
+        if first_ones:
+            row.target_steps, row.target_seconds = median(p[0] for p in first_ones), median(p[1] for p in first_ones)
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
@@ -255,10 +294,17 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         if most > 1.1 * least:
             notes.append(f"{word} differ by over 10%: from {least:,.6g} ({who}) to {most:,.6g} ({other})")
     for row in rows:
-        mixed = [key for key in _varying([run.config for run in row.runs]) if key not in ("seed", *DISPLAY_OPTIONS)]
+        mixed = varying([run.config for run in row.runs], but=("seed", "part"))
         if mixed:
             notes.append(printable(f"{row.label}: its runs differ in more than their seed: {', '.join(mixed)}"))
-    versions = _varying([run.result["versions"] for row in rows for run in row.runs if _has_versions(run)])
+    most_tried = max((row.tried or 0 for row in rows), default=0)
+    fewer = [f"{row.label} ({row.tried})" for row in rows if row.tried is not None and row.tried < most_tried]
+    if fewer:
+        notes.append(f"tried fewer configurations than the {most_tried} of others: {', '.join(fewer)}")
+    lacking = [f"{row.label} ({row.lacking} of {row.tried})" for row in rows if row.lacking]
+    if lacking:
+        notes.append(f"configurations that lack seeds were not chosen: {', '.join(lacking)}")
+    versions = varying([run.result["versions"] for row in rows for run in row.runs if _has_versions(run)])
     if versions:
         notes.append(printable(f"made by different versions of {', '.join(versions)}"))
     return notes
@@ -280,24 +326,37 @@ def _refer(tables: Sequence[Table], baseline: str | None) -> None:
             table.notes.append(f"no group is {baseline} here: compared with the best")
         table.reference = base.label
         others = [row for row in table.rows if row is not base]
-        for row in others:
-            row.difference = statistics.compare(row.values, base.values)
-        tested = [row for row in others if row.difference is not None and row.difference.p is not None]
+        pairs = sum(len(a.values.keys() & b.values.keys()) > 1 for a, b in combinations(table.rows, 2))
+        tested = [row for row in others if len(row.values.keys() & base.values.keys()) > 1]
         count, chosen = len(tested), ""
         if reference is None:  # any two groups might have come to be compared
-            count = sum(len(a.values.keys() & b.values.keys()) > 1 for a, b in combinations(table.rows, 2))
-            chosen = ", each group with each, since the best is chosen on the same data"
-        table.comparisons = f"{count} comparison{'' if count == 1 else 's'}{chosen}"
-        corrected = statistics.holm([row.difference.p for row in tested], count)  # type: ignore[union-attr, misc]
-        for row, p in zip(tested, corrected, strict=True):
-            row.p = p
-        for row in others:
-            row.verdict = _verdict(row, table.mode)
+            count, chosen = pairs, ", each group with each, since the best is chosen on the same data"
+        if count:
+            table.comparisons = f"{count} comparison{'' if count == 1 else 's'}{chosen}"
+        if others:
+            base.verdict = "reference"
+        for row, difference, p in _against(base, others, count):
+            row.difference, row.p, row.verdict = difference, p, _verdict(difference, p, table.mode)
+            row.better = statistics.better(row.values, base.values, table.mode)
+            if p is not None and p >= statistics.LEVEL:
+                samples, level = (row.values, base.values), statistics.LEVEL / count
+                row.smallest_difference = statistics.smallest_difference(*samples, level)
+                row.seeds_needed = statistics.seeds_needed(*samples, level)
+        best, *worse = table.rows
+        ps = [p for _, _, p in _against(best, worse, pairs)]
+        table.stands_out = bool(ps) and all(p is not None and p < statistics.LEVEL for p in ps)
         for row in others:
             for cost in BUDGETS:
                 here, there = row.costs[cost], base.costs[cost]
                 if here and there and max(here, there) > 1.1 * min(here, there):
                     row.excess[cost] = here / there - 1
+
+
+def _against(base: Row, others: Sequence[Row], count: int) -> list[tuple[Row, statistics.Difference, float | None]]:
+    """Compare rows with one of them: the differences, and p corrected for so many comparisons."""
+    differences = [statistics.compare(row.values, base.values) for row in others]
+    corrected = iter(statistics.holm([d.p for d in differences if d.p is not None], count))
+    return [(row, d, None if d.p is None else next(corrected)) for row, d in zip(others, differences, strict=True)]
 
 
 def _find(rows: Sequence[Row], baseline: str | None) -> Row | None:
@@ -313,10 +372,9 @@ def _find(rows: Sequence[Row], baseline: str | None) -> Row | None:
     return None
 
 
-def _verdict(row: Row, mode: str) -> str:
-    assert row.difference is not None
-    if row.p is None:
-        return f"not tested: {('no seed', 'one seed')[row.difference.seeds]} in common"
-    if row.p >= statistics.LEVEL:
+def _verdict(difference: statistics.Difference, p: float | None, mode: str) -> str:
+    if p is None:
+        return f"not tested: {('no seed', 'one seed')[difference.seeds]} in common"
+    if p >= statistics.LEVEL:
         return "cannot be distinguished"
-    return "better" if (row.difference.mean > 0) == (mode == "max") else "worse"
+    return "better" if (difference.mean > 0) == (mode == "max") else "worse"

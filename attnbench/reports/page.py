@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from attnbench.reports import export
 from attnbench.reports.compare import Row, Table, printable
 from attnbench.reports.runs import LeftOut, Run, number
-from attnbench.reports.tables import COLUMNS, method, title
+from attnbench.reports.tables import WORDS, Column, columns_of, method, remarks, title
 
 EXAMPLES, STEPS = 4, 12  # pictures of a group: at most so many examples, at so many steps
 BYTES = 24 * 2**20  # of all pictures
 PLACE = "__DATA__"
 
 
-def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut]) -> None:
+def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut], words: Sequence[str]) -> None:
     """Write the page: one file that needs no network.
+
+    Args:
+        path: where to.
+        tables: the comparison.
+        left_out: what is in no table.
+        words: the command that is being answered.
 
     Raises:
         OSError: it cannot be written.
@@ -30,17 +40,27 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut]) -> N
         shown = {key: dict(list(steps.items())[::-2][::-1]) for key, steps in shown.items()}  # the last one stays
         if all(len(steps) < 2 for steps in shown.values()):
             break
+    columns = columns_of(tables)
     data = {
-        "columns": [column.heading for column in COLUMNS],
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": versions(tables),
+        "place": str(Path.cwd()),
+        "command": f"python -m attnbench {shlex.join(words)}",
+        "columns": [{"name": column.heading, "words": column.heading in WORDS} for column in columns],
         "tables": [
             {
                 "task": table.task,
                 "title": title(table),
                 "metric": table.metric,
                 "mode": table.mode,
-                "notes": table.notes,
-                "method": method(table),
-                "rows": [_row(row, shown[id(row)]) for row in table.rows],
+                "notes": [*table.notes, *remarks(table)],
+                "method": method(table, columns),
+                "csv": export.as_csv([table]),
+                "latex": export.as_latex([table]),
+                "rows": [
+                    _row(row, record, columns, shown[id(row)])
+                    for row, record in zip(table.rows, export.rows([table]), strict=True)
+                ],
             }
             for table in tables
         ],
@@ -51,12 +71,24 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut]) -> N
     path.write_text(template.replace(PLACE, held), encoding="utf-8")
 
 
-def _row(row: Row, shown: Mapping[int, Sequence[bytes]]) -> dict[str, Any]:
-    record = row.record()
+def versions(tables: Sequence[Table]) -> str:
+    """Return what the runs were made by, such as `attnbench 0.1.0, torch 2.13.0`; of several versions all."""
+    made_by: dict[str, set[str]] = {}
+    for run in (run for table in tables for row in table.rows for run in row.runs):
+        recorded = run.result.get("versions")
+        for name, version in recorded.items() if isinstance(recorded, dict) else ():
+            made_by.setdefault(printable(name), set()).add(printable(version))
+    return ", ".join(f"{name} {' and '.join(sorted(several))}" for name, several in made_by.items())
+
+
+def _row(
+    row: Row, record: Mapping[str, Any], columns: Sequence[Column], shown: Mapping[int, Sequence[bytes]]
+) -> dict[str, Any]:
     return {
         "label": row.label,
-        "cells": [column.cell(row) for column in COLUMNS],
-        "sort": [record[column.key] for column in COLUMNS],
+        "cells": [column.cell(row) for column in columns],
+        "sort": [record[column.key] for column in columns],
+        "verdict": row.verdict,
         "mean": row.mean,
         "interval": row.interval,
         "costs": row.costs,
@@ -114,6 +146,7 @@ def pictures(folder: Path) -> dict[int, list[bytes]]:
     if not any(folder.glob("events.out.tfevents.*")):
         return {}
     sizes = {"images": 0, "scalars": 1, "tensors": 1, "compressedHistograms": 1, "histograms": 1, "audio": 1}
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of what a resumed run draws again
     events = EventAccumulator(str(folder), size_guidance=sizes)
     try:
         events.Reload()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class Run:
     def task(self) -> str:
         """The task's name."""
         return str(self.config["task"])
+
+    @property
+    def tuning(self) -> bool:
+        """Whether it was run to choose a configuration, not to be reported."""
+        return self.config.get("part") == "tuning"
 
     @property
     def mechanism(self) -> str:
@@ -100,3 +105,27 @@ def read_all(folders: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:
         except Unusable as reason:
             left_out.append(LeftOut(folder, str(reason)))
     return runs, left_out
+
+
+def reached(
+    points: Sequence[tuple[float, float, float]], target: float, mode: str
+) -> tuple[float, float, float] | None:
+    """Return the first point of a curve that is as good as the target; None where none is."""
+    return next((point for point in points if reaches(point[2], target, mode)), None)
+
+
+def reaches(value: float, target: float, mode: str) -> bool:
+    """Return whether a value is as good as a target."""
+    return value >= target if mode == "max" else value <= target
+
+
+def curve(run: Run, tag: str) -> list[tuple[float, float, float]]:
+    """Return what validations measured: (step, seconds of training, value) of each; empty where nothing was."""
+    recorded = run.result.get("curve")
+    points = []
+    for entry in recorded if isinstance(recorded, list) else []:
+        if isinstance(entry, dict):
+            step, seconds, value = (number(entry.get(key)) for key in ("step", "seconds", tag))
+            if step is not None and seconds is not None and value is not None:
+                points.append((step, seconds, value))
+    return points

@@ -71,11 +71,11 @@ def interval_name(n: int) -> str:
     return "95% t interval" if n < FEW else "95% bootstrap-t interval"
 
 
-def student(n: int) -> float:
-    """Return the t beyond which 5% of the means of n normal values lie, on both sides together."""
+def student(n: int, level: float = LEVEL) -> float:
+    """Return the t beyond which a share `level` of the means of n normal values lie, on both sides together."""
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-    return float(stdtrit(n - 1, 1 - LEVEL / 2))
+    return float(stdtrit(n - 1, 1 - level / 2))
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -118,27 +118,39 @@ def better(one: Mapping[int, float], other: Mapping[int, float], mode: str = "ma
     return Better(wins / len(common), *wilson(wins, len(common)), len(common))
 
 
-def smallest_difference(one: Mapping[int, float], other: Mapping[int, float]) -> float | None:
+def smallest_difference(one: Mapping[int, float], other: Mapping[int, float], level: float = LEVEL) -> float | None:
     """Return the smallest mean difference that the paired t-test would call significant on these seeds.
 
-    That is 2.48, 1.24, 0.72 standard deviations of the differences with 3, 5, 10 seeds; None below two common seeds.
+    That is 2.48, 1.24, 0.72 standard deviations of the differences with 3, 5, 10 seeds at the level 0.05; one of m
+    comparisons is tested at 0.05 / m, or less strictly (Holm). None below two common seeds, or where differences are
+    all alike, and the test is another (see `compare`).
     """
-    differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
+    common = sorted(one.keys() & other.keys())
+    differences = [one[seed] - other[seed] for seed in common]
     deviation = spread(differences)
-    return None if deviation is None else student(len(differences)) * deviation / math.sqrt(len(differences))
+    if deviation is None or alike(
+        differences, max(abs(value) for seed in common for value in (one[seed], other[seed]))
+    ):
+        return None
+    return student(len(common), level) * deviation / math.sqrt(len(common))
 
 
-def seeds_needed(one: Mapping[int, float], other: Mapping[int, float], most: int = 1000) -> int | None:
+def seeds_needed(
+    one: Mapping[int, float], other: Mapping[int, float], level: float = LEVEL, most: int = 1000
+) -> int | None:
     """Return with how many seeds the difference seen, and its spread, would be significant.
 
-    None below two common seeds, or where `most` would not do.
+    None below two common seeds, where there is no difference, or where `most` would not do.
     """
-    differences = [one[seed] - other[seed] for seed in one.keys() & other.keys()]
-    deviation = spread(differences)
-    if deviation is None or not any(differences):
+    common = sorted(one.keys() & other.keys())
+    differences = [one[seed] - other[seed] for seed in common]
+    mean = compare(one, other).mean
+    if len(common) < 2 or mean == 0:
         return None
-    mean = abs(float(np.mean(differences)))
-    return next((n for n in range(2, most + 1) if student(n) * deviation / math.sqrt(n) <= mean), None)
+    if smallest_difference(one, other) is None:
+        return next(n for n in range(2, most + 1) if 2.0 / 2**n < level)
+    deviation = spread(differences) or 0.0
+    return next((n for n in range(2, most + 1) if student(n, level) * deviation / math.sqrt(n) < abs(mean)), None)
 
 
 def separation(groups: Sequence[Sequence[float]]) -> float | None:

@@ -53,6 +53,15 @@ def test_the_page_holds_everything_and_asks_the_network_for_nothing(report):
     assert [len(row["pictures"]) for row in table["rows"]] == [2, 0, 2]
 
 
+def test_the_page_says_when_where_of_what_and_by_which_command_it_was_made(report):
+    data = embedded(report)
+
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC", data["made"])
+    assert data["place"] == str(report.parent)
+    assert data["command"] == "python -m attnbench compare runs --html report.html"
+    assert data["versions"] == "attnbench 0.1.0"
+
+
 def test_text_from_a_run_folder_cannot_end_the_script(report):
     assert report.read_text(encoding="utf-8").count("</script>") == 2
 
@@ -95,7 +104,7 @@ def browser():
 
 @pytest.fixture(params=["light", "dark", "phone"])
 def page(request, browser, report):
-    size = {"width": 390, "height": 800} if request.param == "phone" else {"width": 1200, "height": 900}
+    size = {"width": 390, "height": 800} if request.param == "phone" else {"width": 1280, "height": 900}
     scheme = "dark" if request.param == "dark" else "light"
     opened = browser.new_context(viewport=size, color_scheme=scheme, offline=True).new_page()
     complaints = []
@@ -133,6 +142,26 @@ def test_the_page_sorts_slides_and_opens_a_configuration(page):
 
 def test_the_page_is_as_wide_as_its_window(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_every_column_is_in_sight_on_a_window_of_1280(page):
+    hidden = page.evaluate("(t => t.scrollWidth - t.clientWidth)(document.querySelector('.scroll'))")
+    assert hidden == 0 or page.viewport_size["width"] < 1280
+
+
+def test_buttons_copy_the_table(page):
+    for name, begins in (("copy CSV", "task,metric,attention,"), ("copy LaTeX", "% \\usepackage{booktabs}")):
+        page.evaluate("addEventListener('copy', () => { window.taken = String(document.activeElement.value); })")
+        page.get_by_role("button", name=name).click()
+        page.get_by_role("button", name="copied").first.wait_for()
+        assert page.evaluate("window.taken").startswith(begins)
+
+
+def test_a_picture_opens_at_its_own_size_or_larger(page):
+    page.locator(".zoom").first.click()
+    large = page.locator("#close-up img")
+    assert large.is_visible()
+    assert large.evaluate("image => image.clientWidth >= image.naturalWidth")
 
 
 def test_what_comes_from_a_run_folder_is_shown_as_text(page):

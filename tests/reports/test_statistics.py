@@ -74,15 +74,22 @@ def test_the_smallest_difference_that_shows_is_known_in_deviations(n, deviations
     one, other = dict(enumerate(differences)), dict.fromkeys(range(n), 0.0)
 
     assert smallest_difference(one, other) / differences.std(ddof=1) == pytest.approx(deviations, abs=0.005)
+    for level in (0.05, 0.05 / 3):
+        just = {
+            seed: value + smallest_difference(one, other, level) - differences.mean() for seed, value in one.items()
+        }
+        assert compare(just, other).p == pytest.approx(level)
 
 
 def test_the_seeds_needed_are_those_with_which_the_test_becomes_significant():
-    differences = [0.0, 0.2]  # mean 0.1, deviation 0.1414: t(n) 0.1414 / sqrt(n) <= 0.1 from n = 11 on
+    differences = [0.0, 0.2]  # mean 0.1, deviation 0.1414: t(n) 0.1414 / sqrt(n) < 0.1 from n = 11 on
     one, other = dict(enumerate(differences)), {0: 0.0, 1: 0.0}
 
     assert seeds_needed(one, other) == 11
     assert stats.t.ppf(0.975, 10) * 0.14142 / 11**0.5 <= 0.1 < stats.t.ppf(0.975, 9) * 0.14142 / 10**0.5
     assert seeds_needed({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}) is None
+    assert seeds_needed({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}) == 6  # all alike: 2 / 2^6 < 0.05
+    assert seeds_needed({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}, 0.01) == 8
 
 
 def test_false_verdicts_of_the_corrected_tests_stay_below_five_percent():
