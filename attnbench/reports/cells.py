@@ -9,8 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from attnbench.reports.aggregate import normalise, scale
-from attnbench.reports.compare import curve
-from attnbench.reports.runs import Run, number
+from attnbench.reports.runs import Run, curve, number
 
 
 @dataclass(frozen=True)
