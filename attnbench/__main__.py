@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
