@@ -240,7 +240,8 @@ def bench(registry: Registry, words: list[str]) -> None:
     from attnbench import bench as benching
     from attnbench.reports import costs
 
-    result = benching.run(registry, args.words, say=lambda line: print(line, file=sys.stderr))
+    with costs.follow() as (say, tell):
+        result = benching.run(registry, args.words, say, tell)
     folder = Path(result["config"]["output"])
     costs.draw(result, folder / "bench.png")
     costs.show(result)

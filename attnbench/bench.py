@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +142,19 @@ REFERENCES: Mapping[str, Callable[[BenchConfig], nn.Module]] = {
 }
 
 
-def run(registry: Registry, words: Sequence[str], say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(
+    registry: Registry,
+    words: Sequence[str],
+    say: Callable[[str], None] = print,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> dict[str, Any]:
     """Measure what the words choose, write bench.json, and return what is in it.
 
     Args:
         registry: the components there are.
         words: `key=value`, the keys those of `BenchConfig`, or attention.OPTION and scoring.OPTION.
-        say: told of what is being measured.
+        say: told of what is left out, and why.
+        tell: told of what is being measured, and how many of how many measurements are done.
 
     Raises:
         UsageError: a word is not understood, or a component refuses its options.
@@ -161,9 +169,11 @@ def run(registry: Registry, words: Sequence[str], say: Callable[[str], None] = p
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device={config.device}: {str(error).splitlines()[0]}") from error
     rows: list[dict[str, Any]] = []
+    total = len(config.length) * (len(modules) + len(MODES) * (config.rounds + 1))
+    number = itertools.count()
     for length in sorted(config.length):
         x = torch.randn(config.batch, length, config.dim, device=device, dtype=dtype, requires_grad=True)
-        rows += at_length(modules, x, rows, config.rounds, say)
+        rows += at_length(modules, x, rows, config.rounds, say, lambda what: tell(next(number), total, what))
     if not rows:
         raise UsageError("bench: nothing was measured; see above what was left out, and why")
     first = rows[0]["name"]
@@ -265,12 +275,14 @@ def at_length(
     before: Sequence[Mapping[str, Any]],
     rounds: int,
     say: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Measure every module at one length; what memory does not suffice for, going by the last length, is left out."""
     length = x.shape[1]
     calls: dict[str, tuple[Call, Call]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, module in modules.items():
+        tell(f"length {length}: memory of {name}")
         known = [row for row in before if row["name"] == name]
         last = known[-1] if known else None
         needed = last and (last[MODES[1]]["memory_bytes"] or 0) * (length / last["length"]) ** 2
@@ -278,7 +290,6 @@ def at_length(
             reason = f"would need about {needed / 1e9:.1f} GB" if needed else "left out at a shorter length"
             say(f"length {length}: {name} left out: {reason}")
             continue
-        say(f"length {length}: {name}")
         pair = forward(module, x), forward_backward(module, x)
         try:
             memory = [extra_memory(call, x.device) for call in pair]
@@ -292,7 +303,8 @@ def at_length(
         for mode, peak in zip(MODES, memory, strict=True):
             rows[name][mode] = {"memory_bytes": peak}
     for place, mode in enumerate(MODES):
-        times = time_in_turn({name: pair[place] for name, pair in calls.items()}, rounds, x.device)
+        begun = partial(tell, f"length {length}: {mode}, seconds")
+        times = time_in_turn({name: pair[place] for name, pair in calls.items()}, rounds, x.device, begun)
         for name, measured in times.items():
             low, middle, high = quartiles(measured)
             rows[name][mode] |= {"seconds": middle, "q1": low, "q3": high, "rounds": len(measured)}
@@ -320,14 +332,15 @@ def forward_backward(module: nn.Module, x: Tensor) -> Call:
     return call
 
 
-def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Fit cost = c · length^p, for time and memory: p by name; none where there is one length only."""
-    fitted: dict[str, dict[str, float]] = {}
+def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Fit cost = c · length^p, for time and memory: p and its standard error by name, from three lengths at least."""
+    fitted: dict[str, dict[str, dict[str, float]]] = {}
     for name in dict.fromkeys(row["name"] for row in rows):
         mine = [row for row in rows if row["name"] == name]
         for mode in MODES:
             for what, unit in (("seconds", "time"), ("memory_bytes", "memory")):
                 points = [(row["length"], row[mode][what]) for row in mine if row[mode][what]]
-                if len({length for length, _ in points}) > 1:
-                    fitted.setdefault(name, {})[f"{mode} {unit}"] = exponent(points)
+                if len({length for length, _ in points}) > 2:
+                    power, error = exponent(points)
+                    fitted.setdefault(name, {})[f"{mode} {unit}"] = {"power": power, "error": error}
     return fitted

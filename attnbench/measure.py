@@ -32,16 +32,26 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def time_in_turn(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def time_in_turn(
+    calls: Mapping[str, Call], rounds: int, device: torch.device, tell: Call = lambda: None
+) -> dict[str, list[float]]:
     """Time calls, each once a round, so that what slows the machine down meanwhile slows them all.
+
+    Args:
+        calls: what to time, by name.
+        rounds: how often.
+        device: what they compute on.
+        tell: called at the beginning of each round, and of the one before them that only warms up.
 
     Returns:
         The seconds of a call, one number for each round. The first timing of each call only warms it up.
     """
     once = _events if device.type == "cuda" else _clock
+    tell()
     repeats = {name: max(1, math.ceil(LASTS / max(once(call, 1), 1e-9))) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
+        tell()
         for name in list(calls)[:: -1 if number % 2 else 1]:  # nobody always comes after the same other
             times[name].append(once(calls[name], repeats[name]))
     return times
@@ -132,7 +142,15 @@ def available_memory(device: torch.device) -> float:
         return math.inf
 
 
-def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """Fit cost = c · length^p to (length, cost), by least squares of the logarithms; give p."""
+def exponent(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Fit cost = c · length^p to three or more (length, cost), by least squares of the logarithms.
+
+    Returns:
+        p, and its standard error.
+    """
     lengths, costs = ([math.log(value) for value in values] for values in zip(*points, strict=True))
-    return statistics.linear_regression(lengths, costs).slope
+    slope, intercept = statistics.linear_regression(lengths, costs)
+    residuals = sum((cost - intercept - slope * length) ** 2 for length, cost in zip(lengths, costs, strict=True))
+    middle = statistics.fmean(lengths)
+    spread = sum((length - middle) ** 2 for length in lengths)
+    return slope, math.sqrt(residuals / (len(points) - 2) / spread)

@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from attnbench.bench import BenchConfig, Ours, TextbookAdditive, contenders, exponents, forward_backward, read
 from attnbench.measure import exponent, extra_memory, quartiles, time_in_turn
@@ -29,8 +32,29 @@ def test_it_prints_a_table_and_writes_json_and_a_picture(cli, tmp_path):
             assert 0 < row[mode]["q1"] <= row[mode]["seconds"] <= row[mode]["q3"]
             assert row[mode]["memory_bytes"] is None or row[mode]["memory_bytes"] >= 0
     assert [row["forward"]["ratio"] for row in result["rows"] if row["name"] == "torch_mha"] == [1.0, 1.0]
-    assert set(result["exponents"]) == set(names)
+    assert result["exponents"] == {}  # two lengths say nothing of how sure the growth is
     assert result["config"]["dim"] == 8
+
+
+def test_rows_are_printed_the_cheapest_first_and_growth_with_its_uncertainty(cli, tmp_path):
+    said = cli("bench", *TINY, "length=2,4,8", "attention=soft,multihead,ntm", "scoring=dot", "reference=torch_mha")
+    assert said.code == 0, said.err
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    printed = [line.split() for line in said.out.partition("\n\n")[0].splitlines()[2:]]
+    times = [float(words[-6] if words[-4] == "to" else words[-5]) for words in printed]
+    for first in (0, 4, 8):
+        assert times[first : first + 4] == sorted(times[first : first + 4])
+    fitted = result["exponents"]["ntm-dot"]["forward time"]
+    assert f"{fitted['power']:.2f} ± {fitted['error']:.2f}" in said.out
+
+
+def test_progress_goes_to_the_end(cli):
+    said = cli("bench", *TINY, "attention=soft", "scoring=dot", "reference=torch_mha")
+    told = [re.match(r"(\d+)/(\d+) length (\d+): ", line) for line in said.err.splitlines()]
+    numbers = [int(line[1]) for line in told]
+    assert numbers == sorted(numbers)
+    assert {line[2] for line in told} == {"16"}  # two lengths: two memories, and twice two rounds with their warm-up
+    assert numbers[-1] == 13  # the last forward+backward begins
 
 
 def test_options_reach_the_components_and_the_output_folder_is_a_choice(cli, tmp_path):
@@ -129,13 +153,17 @@ def test_causal_is_causal_in_ours_and_in_the_references():
 
 
 def test_the_exponent_is_the_power_of_the_length():
-    assert exponent([(n, 3.0 * n**2) for n in (128, 512, 2048)]) == pytest.approx(2.0)
+    assert exponent([(n, 3.0 * n**2) for n in (128, 512, 2048)]) == pytest.approx((2.0, 0.0), abs=1e-7)
+    noisy = [(128, 1.0), (512, 20.0), (1024, 55.0), (2048, 270.0)]
+    reference = stats.linregress(*np.log(noisy).T)
+    assert exponent(noisy) == pytest.approx((reference.slope, reference.stderr))
     rows = [
         {"name": "a", "length": n, "forward": {"seconds": 5.0 * n, "memory_bytes": None},
-         "forward+backward": {"seconds": 2.0 * n**3, "memory_bytes": n**2}} for n in (10, 100)
+         "forward+backward": {"seconds": 2.0 * n**3, "memory_bytes": n**2}} for n in (10, 100, 200)
     ]  # fmt: skip
     fitted = {"forward time": 1.0, "forward+backward time": 3.0, "forward+backward memory": 2.0}
-    assert exponents(rows)["a"] == pytest.approx(fitted)
+    assert {what: fit["power"] for what, fit in exponents(rows)["a"].items()} == pytest.approx(fitted)
+    assert exponents(rows[:2]) == {}
 
 
 def test_quartiles_of_numbers_worked_out_by_hand():

@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from attnbench.measure import MODES
+
 PANELS = (
-    ("forward", "seconds", "forward, seconds"),
-    ("forward+backward", "seconds", "forward and backward, seconds"),
-    ("forward+backward", "memory_bytes", "extra peak memory of both, bytes"),
+    (MODES[0], "seconds", "forward, seconds"),
+    (MODES[1], "seconds", "forward and backward, seconds"),
+    (MODES[1], "memory_bytes", "extra peak memory of both, bytes"),
 )
 
 
+@contextmanager
+def follow() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, str], None]]]:
+    """Show on stderr how far a benchmark is: a bar in a terminal, elsewhere a line for each thing that is begun.
+
+    Returns:
+        What prints a line; and what moves the bar: so many done of so many, and what is measured now.
+    """
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, said = bar.add_task("", total=None), [""]
+
+        def tell(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+            if not console.is_terminal and what != said[-1]:
+                print(f"{done}/{total} {what}", file=sys.stderr)
+            said.append(what)
+
+        yield partial(console.print, markup=False, soft_wrap=True), tell
+
+
 def show(result: Mapping[str, Any]) -> None:
-    """Print the rows of a `bench.json`, length by length, and the fitted exponents."""
+    """Print the rows of a `bench.json`, length by length, the cheapest first, and the fitted exponents."""
     console = Console(highlight=False, soft_wrap=True)
-    for mode in ("forward", "forward+backward"):
+    for mode in MODES:
         table = Table(box=None, pad_edge=False, header_style="bold", title=mode, title_justify="left")
         table.add_column("length", justify="right")
         table.add_column("")
         for title in ("ms", "quartiles", "ratio", "extra MB"):
             table.add_column(title, justify="right", no_wrap=True)
         length = None
-        for row in result["rows"]:
+        for row in sorted(result["rows"], key=lambda row: (row["length"], row[mode]["seconds"])):
             table.add_row("" if row["length"] == length else str(row["length"]), row["name"], *_cells(row[mode]))
             length = row["length"]
         console.print(table)
@@ -36,13 +63,24 @@ def show(result: Mapping[str, Any]) -> None:
     )
     if result["exponents"]:
         fitted = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        fitted.add_column("cost = c · length^p\np of", no_wrap=True)
+        fitted.add_column("cost = c · length^p\np ± standard error", no_wrap=True)
         names = list(dict.fromkeys(what for row in result["exponents"].values() for what in row))
         for name in names:
-            fitted.add_column(name.replace(" ", "\n"), justify="right")
-        for name, row in result["exponents"].items():
-            fitted.add_row(name, *(f"{row[what]:.2f}" if what in row else "-" for what in names))
+            fitted.add_column(name.replace("+", "+\n").replace(" ", "\n"), justify="right", no_wrap=True)
+        for name in by_cost(result):
+            row = result["exponents"].get(name, {})
+            fitted.add_row(name, *(_power(row[what]) if what in row else "-" for what in names))
         console.print(fitted)
+
+
+def by_cost(result: Mapping[str, Any]) -> list[str]:
+    """Return the names of what was measured, the cheapest first: by seconds of both passes at its longest length."""
+    longest = {row["name"]: row for row in sorted(result["rows"], key=lambda row: row["length"])}
+    return sorted(longest, key=lambda name: (-longest[name]["length"], longest[name][MODES[1]]["seconds"]))
+
+
+def _power(fitted: Mapping[str, float]) -> str:
+    return f"{fitted['power']:.2f} ± {fitted['error']:.2f}"
 
 
 def _cells(cost: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -64,26 +102,26 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(16, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(row["name"] for row in result["rows"]))
     lengths = sorted({row["length"] for row in result["rows"]})
-    for axis, (mode, what, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-        for place, name in enumerate(names):
+    drawn: dict[str, Any] = {}
+    axes = figure.subplots(1, len(PANELS))
+    for place, name in reversed(list(enumerate(by_cost(result)))):  # as the lines lie, the dearest on top
+        power = result["exponents"].get(name, {}).get(f"{MODES[1]} time")
+        label = name if power is None else f"{name}  ~ length^{_power(power)}"
+        style = {"color": f"C{place % 10}", "marker": "os^vD*P"[place % 7]}
+        style["linestyle"] = "--" if name in result["config"]["reference"] else "-"
+        for axis, (mode, what, _) in zip(axes, PANELS, strict=True):
             rows = [row for row in result["rows"] if row["name"] == name and row[mode][what]]
-            if not rows:
-                continue
             at, costs = [row["length"] for row in rows], [row[mode][what] for row in rows]
-            power = result["exponents"].get(name, {}).get(f"{mode} {'time' if what == 'seconds' else 'memory'}")
-            label = name if power is None else f"{name}  ~ length^{power:.2f}"
-            style = {"color": f"C{place % 10}", "marker": "os^vD*P"[place % 7], "label": label}
-            style["linestyle"] = "--" if name in result["config"]["reference"] else "-"
-            if what == "seconds":
+            if rows and what == "seconds":
                 below = [row[mode]["seconds"] - row[mode]["q1"] for row in rows]
                 above = [row[mode]["q3"] - row[mode]["seconds"] for row in rows]
-                axis.errorbar(at, costs, yerr=(below, above), capsize=3, **style)
-            else:
+                drawn[label] = axis.errorbar(at, costs, yerr=(below, above), capsize=3, **style)
+            elif rows:
                 axis.plot(at, costs, **style)
+    for axis, (_, _, title) in zip(axes, PANELS, strict=True):
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xticks(lengths, [str(length) for length in lengths])
@@ -91,8 +129,9 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         axis.set_xlabel("length (queries, and as many keys)")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-        if axis.has_data():
-            axis.legend(fontsize=7)
+    figure.legend(
+        drawn.values(), drawn.keys(), loc="outside right center", fontsize=8, title="forward and backward, seconds"
+    )
     config = result["config"]
     threads = f", {config['threads']} thread(s)" if result["device"] == "cpu" else ""
     figure.suptitle(
