@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 import attnbench
 from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
 from attnbench.registry import Registry
+from attnbench.run_folder import writable
 from attnbench.schema import format_value
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up
@@ -79,7 +80,7 @@ def compare(registry: Registry, words: list[str]) -> None:
     for name in ("csv", "json", "latex", "markdown"):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
     parser.add_argument("--runs", action="store_true", help="with --csv or --json: a row for each run")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, with curves and pictures, too")
+    parser.add_argument("--html", type=writable, metavar="FILE", help="write a page, with curves and pictures, too")
     args = parser.parse_args(words)
     from attnbench.reports import export, tables
     from attnbench.reports.compare import printable, tabulate

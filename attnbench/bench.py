@@ -22,6 +22,7 @@ from attnbench.hosts.attend import attend
 from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
 from attnbench.registry import Registry
+from attnbench.run_folder import writable
 from attnbench.schema import fill, takes_score
 
 #: Of these words the values may be several, with commas between them.
@@ -160,6 +161,9 @@ def run(
         UsageError: a word is not understood, or a component refuses its options.
     """
     config, options = read(words)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder / "bench.json")
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     modules = dict(contenders(registry, config, options, words))
@@ -188,8 +192,6 @@ def run(
         "rows": rows,
         "exponents": exponents(rows),
     }
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 

@@ -126,6 +126,7 @@ def most() -> Mapping[str, tuple[int, str]]:
         "trainer.threads": (max(8, processors), reason),
         "trainer.devices": (max(8, processors), reason),
         "trainer.images": (100, "each is drawn anew at each validation"),
+        **dict.fromkeys(("trainer.batch_size", "trainer.eval_batch_size"), (2**20, "more fills the memory")),
         "trainer.max_epochs": (2**31, "more would not end"),
         "optimizer.warmup": (1, "it is a share of the run"),
     }

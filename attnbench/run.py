@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -38,12 +37,13 @@ from attnbench.run_folder import (
     lock,
     plain,
     read_checkpoint,
+    read_result,
     refuse_claimed,
     write_config,
     write_result,
 )
 from attnbench.streams import lossy
-from attnbench.training.batches import TrainSampler, chunk_loader, eval_sampler, loader, plan, train_size
+from attnbench.training.batches import TrainSampler, chunk_loader, data_mark, eval_sampler, loader, plan, train_size
 from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetrics
 from attnbench.training.experiment import Diverged, Experiment
 from attnbench.training.optimizer import refuse_sparse_gradients
@@ -60,6 +60,7 @@ class Prepared:
     Attributes:
         settings: the config's `trainer`.
         experiment: task, model, optimizer; with the checkpoint's weights, if there is one.
+        data: what tells the task's data from others.
         sampler: the training batches.
         checkpoint: what the run goes on from; None from the start.
         done: the steps that it has done.
@@ -68,6 +69,7 @@ class Prepared:
 
     settings: TrainerConfig
     experiment: Experiment
+    data: str
     sampler: TrainSampler
     checkpoint: Path | None
     done: int
@@ -178,6 +180,9 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     for split in ("val", "test") if task.fresh else ("train", "val", "test"):
         if not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
+    data, known = data_mark(task), read_result(folder).get("data")
+    if saved is not None and known not in (data, None):
+        raise UsageError(f"{folder}: its data were others ({known}; here {data}); give it those, or start a new run")
     sampler, total = plan(task, settings, config.seed, done)
     if done > total:
         raise UsageError(f"{last}: the run has done {done} steps already, more than the {total} that it is to have now")
@@ -193,7 +198,8 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     name = f"{chosen['task']} {mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     callbacks = [Alignment(), TrainMetrics(settings), record, Bar(record, name, settings.progress_bar), checkpoints]
     trainer = make_trainer(settings, logger, [*callbacks, Pictures(settings.images)])
-    return Prepared(settings, experiment, sampler, last if saved else None, done, trainer, record, checkpoints, logger)
+    start = last if saved else None
+    return Prepared(settings, experiment, data, sampler, start, done, trainer, record, checkpoints, logger)
 
 
 def begin(config: DictConfig, folder: Path, *, resume: bool) -> None:
@@ -250,7 +256,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
     task, model = prepared.experiment.task, prepared.experiment.model
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     primary = {"primary": f"test/{task.primary}", "mode": task.mode, "floor": task.floor, "goal": task.goal}
-    return {"parameters": parameters, **primary}
+    return {"parameters": parameters, "data": prepared.data, **primary}
 
 
 def cost_summary(prepared: Prepared) -> dict[str, Any]:
@@ -310,15 +316,12 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
         if key in ("optimizer.name", "optimizer.lazy") or key.split(".")[0] in ("attention", "scoring", "seed"):
             raise UsageError(f"{override}: a run that goes on keeps its {key}; start a new run for another")
     config = load(folder, registry, overrides)
-    before: Any = None
-    with contextlib.suppress(OSError, ValueError):  # it is written anew
-        before = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if not isinstance(before, dict):
-        before = {}
+    before = read_result(folder)
     if before.get("status") == "completed" and not overrides:
         print(f"{folder}: already completed; nothing to resume", file=sys.stderr)
         return
-    run(config, folder, registry, [*before.get("overrides", []), *overrides], resume=True)
+    earlier = before.get("overrides")
+    run(config, folder, registry, [*(earlier if isinstance(earlier, list) else []), *overrides], resume=True)
 
 
 def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
 import shlex
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -110,9 +112,31 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def writable(path: Path | str) -> Path:
+    """Return a path; OSError where it cannot be written, before what it is to hold is measured."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    return path
+
+
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Write result.json."""
     write_text(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read result.json; {} where there is none, or a damaged one: a run that goes on writes it anew."""
+    try:
+        return read_mapping(folder / "result.json", json.load)
+    except Unusable:
+        return {}
 
 
 def identity(config: DictConfig) -> dict[str, Any]:

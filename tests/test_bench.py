@@ -66,6 +66,22 @@ def test_options_reach_the_components_and_the_output_folder_is_a_choice(cli, tmp
     assert result["exponents"] == {}  # one length tells nothing about growth
 
 
+def test_an_output_that_cannot_be_written_is_seen_before_anything_is_measured(cli, tmp_path, make_run):
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "folder" / "bench.json").mkdir(parents=True)
+    for output in ("taken", "taken/inside", "folder"):
+        said = cli("bench", *TINY, f"output={output}")
+        assert said.code == 2
+        assert said.err.startswith(f"attnbench: {output}")
+        assert len(said.err.splitlines()) == 1
+    make_run()
+    for page in ("folder", "nowhere/page.html"):
+        said = cli("compare", "runs", "--html", page)
+        assert said.code == 2
+        assert said.err.startswith(f"attnbench: {page}: ")
+        assert not said.out
+
+
 def test_scoring_functions_are_measured_by_themselves(cli, tmp_path):
     said = cli("bench", *TINY, "attention=null", "scoring=dot,additive")
     assert said.code == 0, said.err

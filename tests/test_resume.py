@@ -150,6 +150,8 @@ def test_a_completed_run_is_not_run_again(cli, folder):
         ("attention.num_heads=2", "a run that goes on keeps its attention.num_heads; start a new run for another"),
         ("optimizer.name=sgd", "a run that goes on keeps its optimizer.name"),
         ("seed=3", "a run that goes on keeps its seed"),
+        ("task.lines=700", "ran: its data were others (516 train, 24 val, "),
+        ("task.data_seed=1", "ran: its data were others (516 train, 24 val, "),
         ("trainer.batch_size=0", "trainer.batch_size=0: it is at least 1"),
     ],
 )

@@ -157,6 +157,10 @@ def test_subnormal_numbers_are_zero_in_training_and_numbers_again_after_it(cli, 
     [
         ("seed=4294967296", "seed=4294967296: it is at most 4294967295"),
         ("trainer.threads=10000", "trainer.threads=10000: it is at most "),
+        (
+            "trainer.batch_size=3000000000",
+            "trainer.batch_size=3000000000: it is at most 1048576",
+        ),
         ("trainer.images=1000", "trainer.images=1000: it is at most 100"),
         ("trainer.strategy=foo", "trainer.strategy: You selected an invalid strategy name: `strategy='foo'`"),
     ],

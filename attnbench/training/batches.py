@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -197,6 +198,25 @@ def plan(task: Task, config: TrainerConfig, seed: int, done: int = 0) -> tuple[T
     steps_per_pass = total if size is None else math.ceil(size / (config.batch_size * config.devices))
     round_steps = max(1, min(config.val_every or steps_per_pass, total))
     return TrainSampler(size, config.batch_size, config.devices, seed, round_steps, lengths, done), total
+
+
+def data_mark(task: Task) -> str:
+    """Return what tells a task's data from others: sizes, and a hash of the first training and validation examples."""
+    sizes, digest = [], hashlib.blake2b(digest_size=8)
+    for split in ("val",) if task.fresh else ("train", "val"):
+        data: Any = task.data(split)
+        sizes.append(f"{len(data)} {split}")
+        _hash(data[list(range(min(len(data), 20)))], digest)
+    return f"{', '.join(sizes)}, {digest.hexdigest()}"
+
+
+def _hash(part: Any, digest: Any) -> None:
+    """Hash a batch, or a part of one."""
+    if isinstance(part, tuple | list):
+        for inner in part:
+            _hash(inner, digest)
+    else:
+        digest.update(repr(part.tolist() if isinstance(part, Tensor) else part).encode())
 
 
 def train_size(task: Task) -> int | None:
