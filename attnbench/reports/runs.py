@@ -85,10 +85,12 @@ def read(folder: Path) -> Run:
         raise Unusable("unfinished: running")
     if status in ("running", "interrupted"):  # killed, it could not say that it ended
         raise Unusable(f"unfinished: interrupted; {hint}")
-    if status != "completed":
+    config = flat(read_mapping(folder / "config.yaml", READ_YAML))
+    if status == "failed" and config.get("part") == "tuning":  # at a rate that is too high: it was tried all the same
+        result["metrics"] = {}
+    elif status != "completed":
         error = result.get("error")
         raise Unusable(f"unfinished: {status}" + (f": {error}" if error else ""))
-    config = flat(read_mapping(folder / "config.yaml", READ_YAML))
     if not isinstance(config.get("seed"), int) or not {"task", "attention"} <= config.keys():
         raise Unusable("damaged: config.yaml is not the config of a run")
     if not isinstance(result.get("metrics"), dict) or not isinstance(result.get("primary"), str):
