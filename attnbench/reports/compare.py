@@ -43,7 +43,8 @@ class Row:
         label: says what differs from the other groups.
         values: the metric of each seed; of several runs with one seed, their mean.
         costs: the means of `COSTS`; None where no run tells it.
-        target: the table's, of the validation metric: reached in `reached` of the runs,
+        goal: of the validation metric, the task's or `--target`; what runs do not reach it are no success.
+        target: the goal if any run of the table reached it, else what all did: reached in `reached` of the runs,
             after `target_steps` and `target_seconds` of training, medians over those.
         tried, lacking: from how many configurations it was chosen, None where nothing was; how many lacked seeds.
         difference: to the reference, and its p corrected for the number of comparisons; None in the reference's row.
@@ -55,6 +56,7 @@ class Row:
     runs: list[Run]
     values: dict[int, float]
     costs: dict[str, float | None]
+    goal: float | None = None
     target: float | None = None
     target_steps: float | None = None
     target_seconds: float | None = None
@@ -80,11 +82,12 @@ class Row:
         return statistics.interval_name(len(self.values))
 
     @property
-    def success(self) -> tuple[float, float, float] | None:
-        """The share of runs that reached the target, and its Wilson interval; None without a target."""
-        if self.target is None:
+    def success(self) -> tuple[int, float, float] | None:
+        """How many runs reached the goal, and the Wilson interval of that rate; None without a goal."""
+        if self.goal is None:
             return None
-        return self.reached / len(self.runs), *statistics.wilson(self.reached, len(self.runs))
+        reached = self.reached if self.target == self.goal else 0
+        return reached, *statistics.wilson(reached, len(self.runs))
 
 
 @dataclass
@@ -272,8 +275,12 @@ def _time_to_target(rows: Sequence[Row], metric: str, mode: str, target: float |
     drawn = [(row, curves) for row in rows if all(curves := [curve(run, tag) for run in row.runs])]
     values = [[value for _, _, value in points] for _, curves in drawn for points in curves]
     best = [max(run) if mode == "max" else min(run) for run in values]
-    goal = number(first.get("goal")) if metric == first["primary"] else None
-    if target is None and goal is not None and any(reaches(value, goal, mode) for value in best):
+    goal = target
+    if goal is None and metric == first["primary"]:
+        goal = number(first.get("goal"))
+    for row, _ in drawn:
+        row.goal = goal
+    if goal is not None and any(reaches(value, goal, mode) for value in best):
         target = goal
     if target is None and mode == "max" and best and max(best) <= 1.0:
         target = max((step for step in TARGETS if step <= min(best)), default=None)

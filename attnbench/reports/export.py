@@ -62,7 +62,7 @@ def rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
 def _statistics(row: Row) -> dict[str, Any]:
     (low, high), difference, better = row.interval or (None, None), row.difference, row.better
-    _, success_low, success_high = row.success or (None, None, None)
+    successes, success_low, success_high = row.success or (None, None, None)
     return {
         "group": row.label,
         "n": len(row.values),
@@ -82,10 +82,12 @@ def _statistics(row: Row) -> dict[str, Any]:
         "p_better_low95": None if better is None else better.low,
         "p_better_high95": None if better is None else better.high,
         **{cost: _whole(value) for cost, value in row.costs.items()},
+        "goal": row.goal,
+        "successes": successes,
+        "success_low95": success_low,
+        "success_high95": success_high,
         "target": row.target,
         "target_reached": None if row.target is None else row.reached,
-        "target_low95": success_low,
-        "target_high95": success_high,
         "target_steps": _whole(row.target_steps),
         "target_seconds": row.target_seconds,
         "tried": row.tried,

@@ -54,7 +54,7 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut], word
                 "metric": table.metric,
                 "mode": table.mode,
                 "notes": [*table.notes, *remarks(table)],
-                "method": method(table, columns),
+                "method": method(table, columns_of([table])),
                 "csv": export.as_csv([table]),
                 "latex": export.as_latex([table]),
                 "rows": [

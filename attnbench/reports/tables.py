@@ -41,8 +41,8 @@ def _reached(row: Row) -> str:
 def _success(row: Row) -> str:
     if row.success is None:
         return NONE
-    _, low, high = row.success
-    return f"{row.reached} of {len(row.runs)} ({low:.2f} to {high:.2f})"
+    reached, low, high = row.success
+    return f"{reached} of {len(row.runs)} ({low:.2f} to {high:.2f})"
 
 
 def _better(row: Row) -> str:
@@ -97,7 +97,7 @@ COLUMNS = (
     Column("p (Holm)", "p_holm", _p),
     Column("verdict", "verdict", _verdict),
     Column("P(better)", "p_better", _better),
-    Column("success", "target_reached", _success),
+    Column("success", "successes", _success),
     Column("reached", "target_steps", _reached),
     Column("tried", "tried", lambda row: NONE if row.tried is None else str(row.tried)),
     Column("parameters", "parameters", lambda row: _budget(row, "parameters")),
@@ -122,8 +122,8 @@ MEANING = {
     "sd": "sd: over seeds",
     "95% interval": "95% interval: of the mean",
     "P(better)": "P(better): share of common seeds on which it beats the reference (Wilson's 95% interval)",
-    "success": "success: runs whose validation reached the value under reached (Wilson's 95% interval)",
-    "reached": "reached: median steps and training seconds of those",
+    "success": "success: runs whose validation reached the task's goal, or --target (Wilson's 95% interval)",
+    "reached": "reached: the validation metric, and the median steps and training seconds until then",
     "tried": "tried: configurations that the group was chosen from",
     "seconds": "seconds: of training",
 }

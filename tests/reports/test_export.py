@@ -126,8 +126,8 @@ def test_the_runs_that_reach_the_goal_are_a_rate_with_the_median_of_their_steps(
         make_run("soft", seed, curve=points(*curve))
     (record,) = json.loads(cli("compare", "--json").out)["tables"][0]["rows"]
 
-    assert (record["target"], record["target_reached"], record["target_steps"]) == (1.0, 3, 200)
-    assert (record["target_low95"], record["target_high95"]) == pytest.approx(wilson(3, 4))
+    assert (record["goal"], record["successes"], record["target_steps"]) == (1.0, 3, 200)
+    assert (record["success_low95"], record["success_high95"]) == pytest.approx(wilson(3, 4))
     assert "3 of 4 (0.30 to 0.95)" in cli("compare").out
 
 
@@ -139,7 +139,15 @@ def test_a_goal_that_is_low_is_reached_from_above(make_run, points, cli):
         )
     (record,) = json.loads(cli("compare", "--json").out)["tables"][0]["rows"]
 
-    assert (record["target"], record["target_reached"], record["target_steps"]) == (0.1, 1, 200)
+    assert (record["goal"], record["successes"], record["target_steps"]) == (0.1, 1, 200)
+
+
+def test_where_no_run_reaches_the_goal_success_is_0_and_the_time_is_to_what_all_reached(make_run, points, cli):
+    for seed, curve in enumerate(((0.5, 0.96), (0.97,))):
+        make_run("soft", seed, curve=points(*curve))
+    (record,) = json.loads(cli("compare", "--json").out)["tables"][0]["rows"]
+
+    assert (record["goal"], record["successes"], record["target"], record["target_steps"]) == (1.0, 0, 0.95, 150)
 
 
 @pytest.mark.parametrize(
