@@ -209,7 +209,7 @@ def load(folder: Path, registry: Registry, overrides: list[str]) -> DictConfig:
         raise UsageError(f"{folder}: not a run folder, it has no config.yaml; a run leaves one under runs/")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: not the config of a run")

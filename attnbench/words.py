@@ -20,6 +20,9 @@ from attnbench.errors import UsageError, first_line, nearest
 from attnbench.registry import PRESETS, SWEPT, Registry
 from attnbench.schema import KINDS, explain
 
+#: What Hydra takes for a number, a truth, a list or a mapping, where a name is expected.
+NO_NAME = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false|[\[{].*", re.IGNORECASE)
+
 
 def check_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of a run as Hydra takes them: `GROUP=null` is the group's empty preset there.
@@ -39,6 +42,8 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
             raise UsageError(f"{word}: a name is expected; see python -m attnbench --help")
         if key in PRESETS and value.lower() == "null":
             continue
+        if key in (*KINDS, *PRESETS) and any(map(NO_NAME.fullmatch, value.split(","))):
+            raise UsageError(f"{word}: a name is expected; see python -m attnbench --help")
         if key in (*PRESETS, "scoring"):
             value = re.sub(r"(?<![^,])null(?![^,])", "none", value, flags=re.IGNORECASE)
         result.append(f"{key}={value}")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from attnbench.config import TrainerConfig
 from attnbench.errors import UsageError
-from attnbench.interfaces import Task
+from attnbench.interfaces import Split, Task
 from attnbench.training.process import rank_and_world_size
 
 BUCKET = 50  # steps whose examples are sorted by length together
@@ -203,7 +203,8 @@ def plan(task: Task, config: TrainerConfig, seed: int, done: int = 0) -> tuple[T
 def data_mark(task: Task) -> str:
     """Return what tells a task's data from others: sizes, and a hash of the first training and validation examples."""
     sizes, digest = [], hashlib.blake2b(digest_size=8)
-    for split in ("val",) if task.fresh else ("train", "val"):
+    splits: tuple[Split, ...] = ("val",) if task.fresh else ("train", "val")
+    for split in splits:
         data: Any = task.data(split)
         sizes.append(f"{len(data)} {split}")
         _hash(data[list(range(min(len(data), 20)))], digest)
