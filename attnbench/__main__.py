@@ -9,12 +9,13 @@ if sys.modules["attnbench"].__file__ is None:  # a folder of that name, as besid
     del sys.modules["attnbench"]
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
@@ -254,15 +255,19 @@ def tune(registry: Registry, words: list[str]) -> None:
     example = "task=recall attention=gla,deltanet optimizer.lr=1e-3,1e-2"
     args = with_forms(make_parser("tune", tune), example).parse_args(words)
     from attnbench import report, suite
-    from attnbench.reports import card_tables
+    from attnbench.reports import card_figures, card_tables
 
     chosen, arms = suite.read_tuning(args.words)
     plan = suite.Plan(chosen, registry)
     try:
-        follow(registry, plan.follow, read_words(arms))
+        with contextlib.redirect_stdout(sys.stderr):  # the table alone is the answer
+            follow(registry, plan.follow, read_words(arms))
     finally:
         if plan.cells:
             card_tables.FORMS[args.form](report.card(plan, shlex.join(["python", "-m", "attnbench", "tune", *words])))
+            picture = sweep_folder(arms) / "rates.png"
+            card_figures.draw_rates(plan.cells, picture)
+            print(f"{picture}: written", file=sys.stderr)
 
 
 def run_suite(registry: Registry, words: list[str]) -> None:
@@ -273,7 +278,7 @@ def run_suite(registry: Registry, words: list[str]) -> None:
     parser = with_forms(make_parser("suite", run_suite), "attention=multihead scoring=rope suite=quick")
     args = parser.parse_args(words)
     from attnbench import contract, report, suite
-    from attnbench.reports import card_tables
+    from attnbench.reports import card_page, card_tables
 
     chosen, arms = suite.read_suite(args.words)
     found, notes = report.read_references(chosen, registry)
@@ -287,12 +292,21 @@ def run_suite(registry: Registry, words: list[str]) -> None:
     laws = contract.check_all(contract.named(registry, sorted(names)), registry)
     plan = suite.Plan(chosen, registry, grids={cell.task: [rate for rate, _ in cell.tried] for cell in found.cells})
     try:
-        follow(registry, plan.follow, read_words(arms))
+        with contextlib.redirect_stdout(sys.stderr):
+            follow(registry, plan.follow, read_words(arms))
     finally:
         if plan.cells:
             command = shlex.join(["python", "-m", "attnbench", "suite", *words])
             card = report.card(plan, command, found, laws, notes)
             card_tables.FORMS[args.form](card)
+            page = sweep_folder(arms) / "report.html"
+            card_page.write_page(card, page)
+            print(f"{page}: written", file=sys.stderr)
+
+
+def sweep_folder(words: Iterable[str]) -> Path:
+    """Return the folder of a sweep's runs."""
+    return Path(next((word.partition("=")[2] for word in words if word.startswith("hydra.sweep.dir=")), "runs"))
 
 
 def with_forms(parser: argparse.ArgumentParser, example: str) -> argparse.ArgumentParser:

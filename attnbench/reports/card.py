@@ -205,23 +205,23 @@ class Card:
         return compare_pairs({arm: values for arm, values in means.items() if values}, self.mine)
 
     @cached_property
+    def improvements(self) -> dict[tuple[str, str], tuple[float, tuple[float, float]]]:
+        """How probably a run of an arm of the command line is better than one of each other, and the 95% interval."""
+        found = {}
+        for one in self.mine:
+            for other in self.arms:
+                common = [task for task in self.arms[one] if task in self.arms[other]]
+                if common and one != other:
+                    both = [samples({task: self.arms[arm][task].scores for task in common}) for arm in (one, other)]
+                    found[one, other] = improvement(*both), bootstrap(improvement, *both, resamples=1000)
+        return found
+
+    @cached_property
     def pairs_on(self) -> dict[str, dict[tuple[str, str], Pair]]:
         """The same on each task."""
         return {
             task: compare_pairs({arm: c.scores for arm, c in self.on(task).items()}, self.mine) for task in self.tasks
         }
-
-    def improvement(self, one: str, other: str) -> tuple[float, tuple[float, float]]:
-        """Return the probability that a run of one arm is better than one of another, and its 95% interval.
-
-        Raises:
-            ValueError: they have no task in common.
-        """
-        common = self.arms[one].keys() & self.arms[other].keys()
-        if not common:
-            raise ValueError(f"{one} and {other} have no task in common")
-        both = [samples({task: self.arms[arm][task].scores for task in common}) for arm in (one, other)]
-        return improvement(*both), bootstrap(improvement, *both, resamples=500)
 
     def alone(self, task: str) -> str | None:
         """Return the arm that is best on a task and can be distinguished from each other one, of all pairs; or None."""
@@ -323,7 +323,7 @@ def verdict(card: Card, arm: str) -> list[str]:
 
 def _on_tasks(card: Card, row: Standing) -> list[str]:
     """Say on which tasks an arm is the best, as good, worse, or at chance."""
-    alone, ahead, even, below = [], [], [], []
+    alone, ahead, even, below, behind = [], [], [], [], []
     for task in card.tasks:
         cells = card.on(task)
         if row.arm not in cells or len(cells) < 2:
@@ -337,12 +337,14 @@ def _on_tasks(card: Card, row: Standing) -> list[str]:
         elif not pairs[row.arm, first].distinct:
             even.append(f"{task} ({first})")
         else:
-            below.append(f"{task} (by {-pairs[row.arm, first].mean:.2f}, {first})")
+            below.append(task)
+            behind.append(-pairs[row.arm, first].mean)
+    by = f", by {range_of(behind)}" if behind else ""
     parts = [
         ("It is the best on", alone),
         ("It is first, and cannot be distinguished from the next, on", ahead),
         ("It cannot be distinguished from the best on", even),
-        ("It is worse than the best on", below),
+        ("It is worse than the best on", [*below[:-1], f"{below[-1]}{by}"] if below else []),
         ("It is at chance on", [task for task, cell in row.cells.items() if at_chance(cell)]),
     ]
     return [f"{says} {join(tasks)}." for says, tasks in parts if tasks]

@@ -112,7 +112,7 @@ def slice_name(name: str) -> str:
 
 def digits(value: float | None, places: int = 4) -> str:
     """Write a metric."""
-    return NONE if value is None or math.isnan(value) else f"{value:.{places}f}"
+    return NONE if value is None or math.isnan(value) else f"{value:z.{places}f}"
 
 
 def between(ends: tuple[float, float] | None, places: int = 4) -> str:

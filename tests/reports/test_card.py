@@ -1,17 +1,24 @@
 """The report card of made-up cells, each number against one worked out by hand."""
 
 import csv
+import html
 import io
 import json
 import math
 import re
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+import torch
 from rich.cells import cell_len
 from scipy import stats
 
+from attnbench.contract.findings import Finding
+from attnbench.interfaces import AttentionMap, Published
 from attnbench.reports.card import MULTIHEAD, Card, at_chance, telling, verdict, width
+from attnbench.reports.card_figures import draw_rates
+from attnbench.reports.card_page import write_page
 from attnbench.reports.card_tables import FORMS, latex_table, told_apart
 from attnbench.reports.cells import Cell
 
@@ -93,7 +100,7 @@ def test_the_verdict_is_made_from_the_numbers(three):
     assert told[0].startswith("mine has place 2 of 3 with a score of 0.49 (95% interval 0.")
     assert told[1:] == [
         "It is the best on recall.",
-        f"It is worse than the best on parity (by 0.96, {MULTIHEAD}).",
+        "It is worse than the best on parity, by 0.96.",
         "It is at chance on parity.",
         "It reaches the goal in 2 of 10 runs.",
         f"Forward and backward at 2,048 keys take 0.5 times as long as {MULTIHEAD}'s.",
@@ -269,3 +276,113 @@ def test_tune_says_how_soon_the_goal_was_reached_and_how_often(capsys):
 
     assert re.search(r"goal reached +2 of 3\n95% interval +0\.21 to 0\.94\nsteps to goal +150\n", out)
     assert re.search(r"CPU seconds +3\.0\nparameters +1,234\nstate +100\n", out)
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A page of an arm with a hostile name among seven that ship, with everything that a card may hold."""
+    tasks, tried = ["recall", "parity"], [(0.003, 0.9), (0.01, 1.0), (0.03, 0.98)]
+    arms = [MULTIHEAD, "gla", "deltanet negative=true", *(f"other{n}" for n in range(7))]
+    shipped = [cell(task, arm, MIDDLE, longer=POOR, tried=tried) for task in tasks for arm in arms]
+    mine = [cell("recall", HOSTILE, GOOD, longer=MIDDLE, tried=tried, state=50)]
+    mine += [cell("parity", HOSTILE, POOR, longer=POOR, tried=tried, state=25)]
+    weights = torch.eye(4)[None]
+    looks = {
+        ("recall", arm): AttentionMap(weights, list("abcd"), list("wxyz"), title=arm) for arm in (HOSTILE, MULTIHEAD)
+    }
+    made = card(
+        mine,
+        shipped,
+        notes=["recall: </script><b>note</b>"],
+        laws={"attention=mine": [Finding("shapes", "passed"), Finding("causal", "excused", "order & point")]},
+        costs={HOSTILE: {512: 0.9, 2048: 0.5}, MULTIHEAD: {2048: 1.0}, "gla": {2048: 0.25}},
+        looks=looks,
+        published=[("recall", Published("accuracy .22", "Yang et al. 2024, table 1", "GLA, 512 tokens", "two layers"))],
+        command=f"python -m attnbench suite attention={HOSTILE}",
+        when="2026-11-27",
+        versions={"attnbench": "0.1.0", "torch": "2.13.0"},
+        processor="a processor",
+    )
+    path = tmp_path_factory.mktemp("card") / "report.html"
+    write_page(made, path)
+    return path
+
+
+def test_the_page_holds_the_verdict_the_table_the_protocol_and_the_published_numbers(report):
+    text = html.unescape(report.read_text(encoding="utf-8"))
+    words = re.sub(r"\s+", " ", re.sub(r"<(?!img src=x)[^>]*>", " ", text))
+
+    assert f"{HOSTILE} has place 1 of 11 with a score of 0." in words
+    assert "Forward and backward at 2,048 keys take 0.5 times as long" in words
+    assert re.search(r"x onerror=alert\(1\)> 0\.\d\d 0\.\d\d to 0\.\d\d 0\.79 0\.77 to 0\.82 0\.02", words)
+    # the scores of recall are 0.8, 0.77, 0.81, 0.81, 0.77: 0.792 ± 2.776 · 0.0205 / √5
+    assert "It is at chance on parity." in words
+    assert "\\\\\n\\bottomrule\n" in text
+    assert "accuracy .22 GLA, 512 tokens two layers Yang et al. 2024, table 1" in words
+    assert "1 passed, 1 excused" in words and "excused: causal: order & point" in words
+    assert "0.003, 0.01, 0.03 0.01 0.01 to 0.03 (x3) 0, 1, 2, 3, 4 attnbench 0.1.0, torch 2.13.0" in words
+    assert "a processor" in words and "recall: </script><b>note</b>" in words
+
+
+def test_the_page_asks_the_network_for_nothing_and_runs_no_program(report):
+    text = report.read_text(encoding="utf-8")
+
+    assert not re.search(r"<script|<link|<iframe|@import|url\((?!#)|https?:", text)
+    assert set(re.findall(r'src="(\w+:[\w/]+)', text)) == {"data:image/png"}
+    assert {link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")} == set()
+    assert "__BODY__" not in text
+
+
+def test_text_is_escaped_also_in_figures(report):
+    text = report.read_text(encoding="utf-8")
+
+    assert "<img src=x" not in text
+    assert "<b>note" not in text
+
+
+def test_figures_take_their_colours_from_the_page(report):
+    drawings = re.findall(r"<svg.*?</svg>", report.read_text(encoding="utf-8"), re.DOTALL)
+
+    assert len(drawings) == 10  # profile, improvement, cost, state; scores, difficulty and rates of two tasks
+    assert all("var(--" in drawing for drawing in drawings)
+    assert not set(re.findall("#[0-9a-f]{6}", "".join(drawings)))
+
+
+@pytest.fixture(params=["light", "dark", "phone"])
+def page(request, report):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs a browser, {CHROMIUM}")
+    size = {"width": 390, "height": 800} if request.param == "phone" else {"width": 1200, "height": 900}
+    scheme = "dark" if request.param == "dark" else "light"
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_context(viewport=size, color_scheme=scheme, offline=True).new_page()
+        complaints = []
+        opened.on("console", lambda message: complaints.append(message.text))
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("dialog", lambda dialog: complaints.append(dialog.message))
+        opened.goto(report.as_uri())
+        yield opened
+        assert complaints == []
+        browser.close()
+
+
+def test_the_page_is_as_wide_as_its_window_and_its_letters_can_be_read(page):
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("h1").inner_text() == f"Report card: {HOSTILE}"
+    heights = page.evaluate("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
+    assert len(heights) > 100
+    assert min(heights) >= 8
+
+
+def test_rates_are_drawn_for_cells_that_tried_some(tmp_path):
+    cells = [cell(f"task{n}", "a$b$", GOOD, tried=[(0.003, 0.9), (0.01, None)]) for n in range(4)]
+
+    draw_rates([*cells, cell("recall", "a", GOOD)], tmp_path / "rates.png")
+
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
