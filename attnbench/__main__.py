@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +31,7 @@ from attnbench.registry import Registry
 from attnbench.run_folder import writable
 from attnbench.schema import format_value
 from attnbench.streams import lossy
-from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up
+from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up, sweep_folder
 from attnbench.words import complaint, read_words, remember_sweep
 
 
@@ -76,10 +76,7 @@ def compare(registry: Registry, words: list[str]) -> None:
     parser.add_argument(
         "--target", type=float, help="of the validation metric, for the time to it; else the task's goal"
     )
-    form = parser.add_mutually_exclusive_group()
-    form.set_defaults(form="terminal")
-    for name in ("csv", "json", "latex", "markdown"):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+    add_forms(parser)
     parser.add_argument("--runs", action="store_true", help="with --csv or --json: a row for each run")
     parser.add_argument("--html", type=writable, metavar="FILE", help="write a page, with curves and pictures, too")
     args = parser.parse_args(words)
@@ -282,13 +279,8 @@ def run_suite(registry: Registry, words: list[str]) -> None:
 
     chosen, arms = suite.read_suite(args.words)
     found, notes = report.read_references(chosen, registry)
-    names = {
-        value
-        for word in arms
-        for key, _, values in [word.partition("=")]
-        if key in ("attention", "scoring")
-        for value in values.split(",")
-    }
+    named = [word.partition("=")[2] for word in arms if word.startswith(("attention=", "scoring="))]
+    names = {name for values in named for name in values.split(",")}
     laws = contract.check_all(contract.named(registry, sorted(names)), registry)
     plan = suite.Plan(chosen, registry, grids={cell.task: [rate for rate, _ in cell.tried] for cell in found.cells})
     try:
@@ -304,18 +296,18 @@ def run_suite(registry: Registry, words: list[str]) -> None:
             print(f"{page}: written", file=sys.stderr)
 
 
-def sweep_folder(words: Iterable[str]) -> Path:
-    """Return the folder of a sweep's runs."""
-    return Path(next((word.partition("=")[2] for word in words if word.startswith("hydra.sweep.dir=")), "runs"))
+def add_forms(parser: argparse.ArgumentParser) -> None:
+    """Add the forms in which a table is printed."""
+    form = parser.add_mutually_exclusive_group()
+    form.set_defaults(form="terminal")
+    for name in ("csv", "json", "latex", "markdown"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
 
 
 def with_forms(parser: argparse.ArgumentParser, example: str) -> argparse.ArgumentParser:
     """Add words, and the forms in which a card is printed."""
     parser.add_argument("words", nargs="+", metavar="key=value", help=f"such as {example}")
-    form = parser.add_mutually_exclusive_group()
-    form.set_defaults(form="terminal")
-    for name in ("csv", "json", "latex", "markdown"):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+    add_forms(parser)
     return parser
 
 

@@ -253,6 +253,11 @@ def follow(registry: Registry, plan: Callable[[list[list[str]], Launch], None], 
     refuse_failures(outcomes)
 
 
+def sweep_folder(words: Iterable[str]) -> Path:
+    """Return the folder of a sweep's runs."""
+    return Path(next((word.partition("=")[2] for word in words if word.startswith("hydra.sweep.dir=")), "runs"))
+
+
 def _remove(folder: Path) -> None:
     """Remove the folder that Hydra made for a run, if there is nothing in it."""
     with contextlib.suppress(OSError):

@@ -313,8 +313,8 @@ def report(tmp_path_factory):
 
 
 def test_the_page_holds_the_verdict_the_table_the_protocol_and_the_published_numbers(report):
-    text = html.unescape(report.read_text(encoding="utf-8"))
-    words = re.sub(r"\s+", " ", re.sub(r"<(?!img src=x)[^>]*>", " ", text))
+    text = report.read_text(encoding="utf-8")
+    words = re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]*>", " ", text)))
 
     assert f"{HOSTILE} has place 1 of 11 with a score of 0." in words
     assert "Forward and backward at 2,048 keys take 0.5 times as long" in words
