@@ -3,18 +3,24 @@
 A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fails when one is stale.
 """
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import attnbench
 from attnbench.bench import BenchConfig
 from attnbench.loading import Component
 from attnbench.registry import Registry
+from attnbench.reports import card_tables, references
+from attnbench.reports.card import Card, telling
 from attnbench.reports.catalogue import families
+from attnbench.reports.statistics import interval, wilson
 from attnbench.reports.usage import SETTINGS, settings
 from attnbench.schema import format_value
+from attnbench.suite import find_suite
 
 ROOT = Path(__file__).parent.parent
 ESCAPED = "\\|"  # within a table's cell
@@ -67,6 +73,50 @@ def published_table() -> str:
     return "\n".join(["| task | what | published | source | what differs |", "|---|---|---|---|---|", *rows])
 
 
+def standard() -> Card:
+    """Return the card of the results that ship with the standard suite."""
+    suite = find_suite("standard")
+    assert suite.path is not None
+    settings = json.loads(suite.path.with_suffix(".json").read_text())["cells"]
+    found, _ = references.read(suite.path.with_suffix(".json"), {cell["task"]: cell["setting"] for cell in settings})
+    return Card("standard", list(suite.tasks), suite.seeds, suite.tuning_seeds, (), found.cells, costs=found.costs)
+
+
+def standings_table() -> str:
+    """Return a row for each mechanism on the standard suite, best first."""
+    card = standard()
+    sheet = card_tables.standings(card)
+    kept = [i for i, heading in enumerate(sheet.headings) if heading != "not told apart"]
+    return _table([[row[i] for i in kept] for row in (sheet.headings, *sheet.rows)])
+
+
+def task_table(task: str) -> str:
+    """Return a row for each mechanism on a task of the standard suite, best first: each slice of the test across."""
+    card = standard()
+    cells = card.on(task)
+    first = next(iter(cells.values()))
+    rows = [["mechanism", *map(card_tables.slice_name, first.slices), "goal reached", "rate", "CPU s", "state"]]
+    for arm, cell in cells.items():
+        low, high = wilson(cell.reached, len(cell.seeds))
+        reached = f"{cell.reached}/{len(cell.seeds)} [{low:.2f}, {high:.2f}]"
+        state = "-" if cell.state_size is None else f"{cell.state_size:,}"
+        slices = [_interval(values) for values in cell.slices.values()]
+        rows.append([arm, *slices, reached, f"{cell.lr:g}", f"{fmean(cell.cpu_seconds):.1f}", state])
+    rates = sorted({rate for cell in cells.values() for rate, _ in cell.tried})
+    tried = ", ".join(f"{rate:g}" for rate in rates)
+    return f"{_table(rows)}\n\nRates tried by every arm: {tried}. {telling(card, task)[1]}"
+
+
+def _interval(values: Sequence[float]) -> str:
+    low, high = interval(values) or (values[0], values[0])
+    return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    heading, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([heading, "| --- " * len(rows[0]) + "|", *others])
+
+
 def _changes(changes: Mapping[str, object]) -> str:
     return ", ".join(f"`{option}={format_value(value)}`" for option, value in changes.items())
 
@@ -77,6 +127,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "components": component_table,
     "probes": probe_table,
     "published": published_table,
+    "standard": standings_table,
+    **{task: partial(task_table, task) for task in find_suite("standard").tasks},
 }
 PAGES = tuple(ROOT / name for name in ("README.md", "attnbench/README.md", "plugins/task/README.md"))
 
