@@ -30,8 +30,8 @@ from attnbench.registry import Registry
 from attnbench.run_folder import DISPLAY_OPTIONS, find, fingerprint, flat, plain, typed
 from attnbench.schema import takes_score
 
-#: Where the jobs of a sweep find its journal, and how many they are; the processes of launchers inherit it.
-JOURNAL, JOBS = "ATTNBENCH_SWEEP", "ATTNBENCH_JOBS"
+#: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
+JOURNAL = "ATTNBENCH_SWEEP"
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Journal(Callback):
         """Begin it."""
         folder = Path(config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        expect(math.prod(len(values) for values in swept(config.hydra.overrides.task)))
         os.environ[JOURNAL] = str(folder / f".sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}.jsonl")
+        expect(math.prod(len(values) for values in swept(config.hydra.overrides.task)))
         for run_folder in find([folder]):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 result = json.loads((run_folder / "result.json").read_text(encoding="utf-8"))
@@ -98,8 +98,12 @@ def note(outcome: Outcome) -> None:
 
 
 def expect(jobs: int) -> None:
-    """Let the jobs know how many they are."""
-    os.environ[JOBS] = str(jobs)
+    """Let the jobs know how many they are; 0 where that is not known."""
+    _expected().write_text(str(jobs), encoding="utf-8")
+
+
+def _expected() -> Path:
+    return Path(os.environ[JOURNAL]).with_suffix(".jobs")
 
 
 def noted() -> list[Outcome]:
@@ -192,7 +196,7 @@ class Job:
 
     def _tell(self, number: int, overrides: list[str]) -> None:
         """Say which job begins, and how long the rest takes if it takes as long as what was run."""
-        total = int(os.environ.get(JOBS, "0"))
+        total = int(_expected().read_text(encoding="utf-8"))
         left = ""
         if self.ran and total:
             seconds = (time.monotonic() - self.began) / self.ran * (total - number)
@@ -281,6 +285,7 @@ def sum_up() -> list[Outcome]:
     if JOURNAL not in os.environ:
         return []
     outcomes = [outcome for outcome in noted() if outcome.kind != "existing"]
+    _expected().unlink(missing_ok=True)
     Path(os.environ.pop(JOURNAL)).unlink(missing_ok=True)
     if not outcomes:
         return []
