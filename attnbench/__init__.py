@@ -3,7 +3,7 @@
 from attnbench import startup  # noqa: F401 (before all others)
 
 # isort: split
-from attnbench import chunkwise, downloads, heads, hosts, prefix, sampling
+from attnbench import chunkwise, downloads, heads, hosts, prefix, sampling, shapes
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
 from attnbench.interfaces import (
@@ -80,5 +80,6 @@ __all__ = [
     "prefix",
     "prefix_mask",
     "sampling",
+    "shapes",
     "valid_lengths_to_mask",
 ]

@@ -1,4 +1,4 @@
-"""Heads: one width shared out, without a copy."""
+"""Widths: one that is shared out among heads, without a copy, and one of query and key."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ def head_width(width: int, num_heads: int) -> int:
             f"num_heads={num_heads} does not divide the width {width}; try num_heads={close}, or another embed_dim"
         )
     return width // num_heads
+
+
+def one_width(name: str, query_dim: int, key_dim: int) -> int:
+    """Return the width of query and key; ValueError where a scoring function meets two."""
+    if query_dim != key_dim:
+        raise ValueError(
+            f"{name} needs query and key of one width, not {query_dim} and {key_dim}; scoring=bilinear takes any"
+        )
+    return query_dim
 
 
 def split_heads(x: Float[Tensor, "B L W"], num_heads: int) -> Float[Tensor, "B H L D"]:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from attnbench.shapes import BKD, BKV, BQD, Context, Keys, Mask, Queries, ScoreMatrix, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,13 +44,11 @@ class ScoringFunction(nn.Module, ABC):
     excused: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
-    def forward(
-        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key. The leading dimensions broadcast."""
 
     def factor(
-        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
+        self, query: Queries, key: Keys
     ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]] | None:
         """Return (q', k') with score = q'·k', so that a fused kernel can be used; None where there is no such pair.
 
@@ -118,14 +118,7 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
         """Return the context and the weights, [B, H, Q, K], head by head.
 
@@ -146,13 +139,7 @@ class Attention(nn.Module, ABC):
             return None
         return length * sum(self.widths if self.positional else self.widths[1:])
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Decode one token: the last row of `forward(..., causal=True)` over all tokens so far, and the new state.
 
         `state` is what the last call returned, None at the first token: tensors whose first dimension is B. This one

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from attnbench.chunkwise import Mixed
 from attnbench.heads import merge_heads
 from attnbench.interfaces import Attention
 from attnbench.masking import hide_masked, prefix_mask
-
-State = tuple[Tensor, ...]
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, Pad, State
 
 
 class PrefixAttention(Attention):
@@ -33,15 +32,7 @@ class PrefixAttention(Attention):
 
     @abstractmethod
     def mix(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        *,
-        causal: bool,
-        padding: Bool[Tensor, "B K"] | None = None,
-        state: State | None = None,
-        need_weights: bool = False,
+        self, query: BQD, key: BKD, value: BKV, *, causal: bool, padding: Pad, state: State | None, need_weights: bool
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None, State]:
         """Return the context, the weights where asked for, and the state after the last key.
 
@@ -56,30 +47,19 @@ class PrefixAttention(Attention):
         """
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
         """Attend in linear time, and in quadratic time for the weights."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         padding, causal = prefix_mask(mask, query, key, causal)
-        context, weights, _ = self.mix(query, key, value, causal=causal, padding=padding, need_weights=need_weights)
+        context, weights, _ = self.mix(
+            query, key, value, causal=causal, padding=padding, state=None, need_weights=need_weights
+        )
         return context, None if weights is None else weights.to(value.dtype)
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: State | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], State]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Decode one token from the running state, in constant time."""
-        context, _, state = self.mix(query, key, value, causal=True, state=state)
+        context, _, state = self.mix(query, key, value, causal=True, padding=None, state=state, need_weights=False)
         return context, state
 
 

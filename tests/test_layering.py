@@ -16,7 +16,8 @@ from attnbench.registry import Registry
 ROOT = Path(__file__).parent.parent
 #: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
 ROWS = [
-    {"startup", "streams", "errors", "interfaces", "masking", "kernels", "heads", "sampling", "config", "measure"},
+    {"startup", "streams", "errors", "shapes", "interfaces", "masking", "kernels", "heads", "sampling"},
+    {"config", "measure"},
     {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "slice_figure", "downloads", "schema", "hookspecs"},
     {"loading", "registry", "training"},
     {"run_folder", "bench", "reports", "scaffold", "words"},
@@ -25,7 +26,7 @@ ROWS = [
     {"__main__"},
 ]
 #: What a plugin may import beside `attnbench` itself.
-PUBLIC = ("hosts", "heads", "chunkwise", "prefix", "sampling", "downloads")
+PUBLIC = ("hosts", "heads", "chunkwise", "prefix", "sampling", "shapes", "downloads")
 #: Where Lightning may be imported: a report is a callback where a class of it is.
 WITH_LIGHTNING = ("training", "run")
 CORE = sorted(path for path in (ROOT / "attnbench").rglob("*.py") if "pytest_attnbench" not in path.parts)

@@ -21,6 +21,7 @@ from attnbench.loading import Component
 from attnbench.masking import causal_mask, hide_masked, masked_softmax
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 Widths = tuple[int, int, int]
 #: Widths of query, key and value that are tried, all different first.
@@ -38,14 +39,7 @@ class PlainAttention(Attention):
         self.positional = self.score.positional
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Attend, on a fused kernel where the scoring function factors and no weights are needed."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -63,14 +57,7 @@ class WeightlessAttention(Attention):
         self.out_dim = value_dim
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Return the mean of the values."""
         if need_weights:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import PrefixAttention, Register, hookimpl
 from attnbench.chunkwise import delta_rule
 from attnbench.heads import split_heads
-from attnbench.prefix import State, join_heads, normalise_heads, share_width, unit, widen
+from attnbench.prefix import join_heads, normalise_heads, share_width, unit, widen
+from attnbench.shapes import BKD, BKV, BQD, Pad, State
 
 
 class DeltaNet(PrefixAttention):
@@ -65,15 +66,7 @@ class DeltaNet(PrefixAttention):
         self.out_proj = nn.Linear(inner, query_dim, bias=False)
 
     def mix(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        *,
-        causal: bool,
-        padding: Bool[Tensor, "B K"] | None = None,
-        state: State | None = None,
-        need_weights: bool = False,
+        self, query: BQD, key: BKD, value: BKV, *, causal: bool, padding: Pad, state: State | None, need_weights: bool
     ) -> tuple[Float[Tensor, "B Q Dq"], Float[Tensor, "B H Q K"] | None, State]:
         """Correct the state for each key, `steps` times, and read it."""
         n = self.steps

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Register, attend, hide_masked, hookimpl
 from attnbench.heads import head_width, merge_heads, split_heads
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 
 class Differential(Attention):
@@ -67,14 +68,7 @@ class Differential(Attention):
         self.norm = nn.Parameter(torch.ones(2 * width))
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend twice, and take the difference."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)

@@ -21,6 +21,7 @@ from attnbench import (
     masked_softmax,
 )
 from attnbench.heads import head_width, merge_heads, split_heads
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 
 class Forgetting(Attention):
@@ -76,14 +77,7 @@ class Forgetting(Attention):
         self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=False)
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)

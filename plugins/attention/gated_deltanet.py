@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import PrefixAttention, Register, hookimpl
 from attnbench.chunkwise import delta_rule
 from attnbench.heads import split_heads
-from attnbench.prefix import State, join_heads, normalise_heads, share_width, unit, widen
+from attnbench.prefix import join_heads, normalise_heads, share_width, unit, widen
+from attnbench.shapes import BKD, BKV, BQD, Pad, State
 
 
 class GatedDeltaNet(PrefixAttention):
@@ -80,15 +81,7 @@ class GatedDeltaNet(PrefixAttention):
         self.out_proj = nn.Linear(v_dim, query_dim, bias=False)
 
     def mix(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        *,
-        causal: bool,
-        padding: Bool[Tensor, "B K"] | None = None,
-        state: State | None = None,
-        need_weights: bool = False,
+        self, query: BQD, key: BKD, value: BKV, *, causal: bool, padding: Pad, state: State | None, need_weights: bool
     ) -> tuple[Float[Tensor, "B Q Dq"], Float[Tensor, "B H Q K"] | None, State]:
         """Gate and correct the state for each key, read it, norm, gate the output."""
         q, k = (unit(split_heads(F.silu(x), self.num_heads)) for x in (self.q_proj(query), self.k_proj(key)))

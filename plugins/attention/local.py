@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Register, append, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
 class Local(Attention):
@@ -55,14 +56,7 @@ class Local(Attention):
         self.out_dim = value_dim
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -101,13 +95,7 @@ class Local(Attention):
         """Return the numbers of all keys and values: the window may lie anywhere."""
         return length * (self.widths[1] + self.widths[2])
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend for the query at the last place."""
         keys, values = append(state, key, value)
         context, _ = self.attend(query, keys, values, None, first=keys.shape[1] - 1)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 
 class LocationAware(Attention):
@@ -62,10 +63,10 @@ class LocationAware(Attention):
 
     def forward(
         self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
+        query: BQD,
+        key: BKD,
+        value: BKV,
+        mask: Mask = None,
         *,
         causal: bool = False,
         need_weights: bool = True,

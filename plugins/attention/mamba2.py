@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import PrefixAttention, Register, hookimpl
 from attnbench.chunkwise import decayed_linear
 from attnbench.heads import split_heads
-from attnbench.prefix import State, join_heads, share_width, widen
+from attnbench.prefix import join_heads, share_width, widen
+from attnbench.shapes import BKD, BKV, BQD, Pad, State
 
 
 class Mamba2(PrefixAttention):
@@ -76,15 +77,7 @@ class Mamba2(PrefixAttention):
         self.out_proj = nn.Linear(inner, query_dim, bias=False)
 
     def mix(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        *,
-        causal: bool,
-        padding: Bool[Tensor, "B K"] | None = None,
-        state: State | None = None,
-        need_weights: bool = False,
+        self, query: BQD, key: BKD, value: BKV, *, causal: bool, padding: Pad, state: State | None, need_weights: bool
     ) -> tuple[Float[Tensor, "B Q Dq"], Float[Tensor, "B H Q K"] | None, State]:
         """Run the state space, gate, norm."""
         C, B = (widen(F.silu(x)).unsqueeze(1) for x in (self.q_proj(query), self.k_proj(key)))

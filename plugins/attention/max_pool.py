@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
 class MaxPool(Attention):
@@ -32,14 +33,7 @@ class MaxPool(Attention):
         self.out_dim = value_dim
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Take the largest."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -66,13 +60,7 @@ class MaxPool(Attention):
         """Return Dv, for the largest of each feature so far."""
         return self.out_dim
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Take the largest so far."""
         largest = value if state is None else torch.maximum(state[0], value)
         return largest, (largest,)

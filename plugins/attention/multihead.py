@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, causal_mask, hide_masked, hookimpl
 from attnbench.heads import head_width, merge_heads, split_heads
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
 class MultiHead(Attention):
@@ -69,14 +70,7 @@ class MultiHead(Attention):
             self.g_proj = nn.Linear(query_dim, num_heads if gate == "head" else self.out_dim, bias=False)
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -109,13 +103,7 @@ class MultiHead(Attention):
         assert allowed is not None
         return context.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0), weights
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to all projected keys and values so far."""
         keys, values = append(state, self.k_proj(key), self.v_proj(value))
         q_BHQd = split_heads(self.q_proj(query), self.num_heads)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 NOTHING = 1e-30  # a weight so small that adding it changes none that counts, and large enough to have a logarithm
 
@@ -76,10 +77,10 @@ class NTM(Attention):
 
     def forward(
         self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
+        query: BQD,
+        key: BKD,
+        value: BKV,
+        mask: Mask = None,
         *,
         causal: bool = False,
         need_weights: bool = True,

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax, prefix_mask
 from attnbench.heads import head_width, merge_heads, split_heads
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 CHUNK = 32  # tokens whose maps are multiplied out at once
 
@@ -56,14 +57,7 @@ class PaTH(Attention):
         self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=False)
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)

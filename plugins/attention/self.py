@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, attend, hide_masked, hookimpl
+from attnbench.shapes import BKD, BKV, BQD, Mask
 
 
 class SelfAttention(Attention):
@@ -55,14 +56,7 @@ class SelfAttention(Attention):
                 nn.init.xavier_uniform_(project.weight)
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend, on a fused kernel when no weights are needed.
 

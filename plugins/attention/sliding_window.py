@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from attnbench import (
@@ -19,6 +19,7 @@ from attnbench import (
     hide_masked,
     hookimpl,
 )
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 SMALLEST = 16  # queries in a block: fewer make the products too small to be fast
 
@@ -54,14 +55,7 @@ class SlidingWindow(Attention):
         self.out_dim = value_dim
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window; a scoring function that factors runs on a fused kernel."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -107,13 +101,7 @@ class SlidingWindow(Attention):
         band = band.scatter(-1, (j + window).expand_as(weights), weights).flatten(1, 2)
         return context, band[:, None, :queries, window : window + keys]
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to the window, and keep what the next query sees of it."""
         count = None if state is None or not self.score.positional else state[2]
         keys, values = append(state, key, value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, hide_masked, hookimpl
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
 class Soft(Attention):
@@ -40,14 +41,7 @@ class Soft(Attention):
         self.out_dim = value_dim
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -63,13 +57,7 @@ class Soft(Attention):
         )
         return context, None if weights is None else weights.unsqueeze(1)
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to all keys so far."""
         keys, values = append(state, key, value)
         now = torch.full((1,), keys.shape[1] - 1, device=query.device)

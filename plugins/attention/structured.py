@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
 class Structured(Attention):
@@ -54,14 +55,7 @@ class Structured(Attention):
         self.out_dim = hops * value_dim
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B r Q K"] | None]:
         """Look r times."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -94,13 +88,7 @@ class Structured(Attention):
         """Return r (Dv + 2): of each hop the weighted sum of the values, the sum of its weights, its largest score."""
         return self.out_dim + 2 * self.W2.out_features
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Add one key to the softmax of each hop."""
         score_BrK = self.W2(torch.tanh(self.W1(key))).mT
         if state is None:

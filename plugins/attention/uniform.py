@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
 class Uniform(Attention):
@@ -22,14 +23,7 @@ class Uniform(Attention):
         self.out_dim = value_dim
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend to all keys alike."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -41,13 +35,7 @@ class Uniform(Attention):
         """Return Dv + 1, for the sum of the values and their number."""
         return self.out_dim + 1
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: tuple[Tensor, ...] | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], tuple[Tensor, ...]]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Return the mean so far."""
         one = value.new_ones(value.shape[0], 1, 1)
         total, count = (value, one) if state is None else (state[0] + value, state[1] + one)

@@ -8,11 +8,11 @@ from itertools import repeat
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class Additive(ScoringFunction):
@@ -43,9 +43,7 @@ class Additive(ScoringFunction):
         self.U = nn.Linear(key_dim, width, bias=False)
         self.v = nn.Linear(width, 1, bias=False)
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
-    ) -> Float[Tensor, "*#batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
         a, b, v = self.W(query), self.U(key), self.v.weight.squeeze(0)
         narrow, wide = a.dtype, torch.float64 if a.dtype == torch.float64 else torch.float32

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.heads import one_width
+from attnbench.shapes import KeyPlaces, Keys, Queries, QueryPlaces, ScoreMatrix
 
 
 class ALiBi(ScoringFunction):
@@ -32,22 +34,14 @@ class ALiBi(ScoringFunction):
 
     def __init__(self, query_dim: int, key_dim: int, *, slope: float | None = None) -> None:
         super().__init__()
-        if query_dim != key_dim:
-            raise ValueError(
-                f"alibi needs query and key of one width, not {query_dim} and {key_dim}; scoring=bilinear takes any"
-            )
+        self.scale: float = one_width("alibi", query_dim, key_dim) ** -0.5
         if slope is not None and not slope >= 0:
             raise ValueError(f"slope is at least 0, not {slope}")
         self.slope = slope
-        self.scale: float = query_dim**-0.5
 
     def forward(
-        self,
-        query: Float[Tensor, "*#batch Q D"],
-        key: Float[Tensor, "*#batch K D"],
-        query_places: Int[Tensor, "*#batch Q"] | None = None,
-        key_places: Int[Tensor, "*#batch K"] | None = None,
-    ) -> Float[Tensor, "*batch Q K"]:
+        self, query: Queries, key: Keys, query_places: QueryPlaces = None, key_places: KeyPlaces = None
+    ) -> ScoreMatrix:
         """Score every query against every key."""
         if query_places is None:
             query_places = torch.arange(query.shape[-2], device=query.device)

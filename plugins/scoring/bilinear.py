@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class Bilinear(ScoringFunction):
@@ -18,16 +19,12 @@ class Bilinear(ScoringFunction):
         super().__init__()
         self.W = nn.Linear(query_dim, key_dim, bias=False)
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
         projected: Tensor = self.W(query)
         return projected @ key.mT
 
-    def factor(
-        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
-    ) -> tuple[Float[Tensor, "*#batch Q Dk"], Float[Tensor, "*#batch K Dk"]]:
+    def factor(self, query: Queries, key: Keys) -> tuple[Float[Tensor, "*#batch Q Dk"], Float[Tensor, "*#batch K Dk"]]:
         """q' = Wᵀ q, k' = k."""
         return self.W(query), key
 

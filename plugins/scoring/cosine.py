@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.heads import one_width
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class Cosine(ScoringFunction):
@@ -27,24 +29,17 @@ class Cosine(ScoringFunction):
 
     def __init__(self, query_dim: int, key_dim: int, *, beta: float | None = None) -> None:
         super().__init__()
-        if query_dim != key_dim:
-            raise ValueError(
-                f"cosine needs query and key of one width, not {query_dim} and {key_dim}; scoring=bilinear takes any"
-            )
+        one_width("cosine", query_dim, key_dim)
         if beta is not None and not beta > 0:
             raise ValueError(f"beta is positive, not {beta}")
         self.log_beta = nn.Parameter(torch.tensor(math.log(key_dim**0.5 if beta is None else beta)))
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
         strong = self.log_beta.exp() * unit(query)
         return strong @ key.mT / length(key).mT  # as `factor`, without an array of the keys' size
 
-    def factor(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]]:
+    def factor(self, query: Queries, key: Keys) -> tuple[Queries, Keys]:
         """q' = β q/|q|, k' = k/|k|."""
         return self.log_beta.exp() * unit(query), unit(key)
 

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.heads import one_width
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class Gaussian(ScoringFunction):
@@ -26,24 +28,19 @@ class Gaussian(ScoringFunction):
 
     def __init__(self, query_dim: int, key_dim: int, *, bandwidth: float | None = None) -> None:
         super().__init__()
-        if query_dim != key_dim:
-            raise ValueError(
-                f"gaussian needs query and key of one width, not {query_dim} and {key_dim}; scoring=bilinear takes any"
-            )
+        one_width("gaussian", query_dim, key_dim)
         if bandwidth is not None and not bandwidth > 0:
             raise ValueError(f"bandwidth is positive, not {bandwidth}")
         self.log_bandwidth = nn.Parameter(torch.tensor(math.log(key_dim**0.25 if bandwidth is None else bandwidth)))
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
         q, k = self.factor(query, key)
         return q @ k.mT - 0.5 * self.precision() * query.square().sum(dim=-1, keepdim=True)
 
     def factor(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> tuple[Float[Tensor, "*#batch Q D+1"], Float[Tensor, "*#batch K D+1"]]:
+        self, query: Queries, key: Keys
+    ) -> tuple[Float[Tensor, "*#batch Q Dq+1"], Float[Tensor, "*#batch K Dk+1"]]:
         """q' = [q; 1] / σ², k' = [k; -|k|²/2]. The term in |q|² is the same for all keys: softmax cancels it."""
         q = torch.cat([query, torch.ones_like(query[..., :1])], dim=-1)
         k = torch.cat([key, -0.5 * key.square().sum(dim=-1, keepdim=True)], dim=-1)

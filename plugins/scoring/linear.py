@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.heads import one_width
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class Linear(ScoringFunction):
@@ -20,24 +21,16 @@ class Linear(ScoringFunction):
 
     def __init__(self, query_dim: int, key_dim: int) -> None:
         super().__init__()
-        if query_dim != key_dim:
-            raise ValueError(
-                f"linear needs query and key of one width, not {query_dim} and {key_dim}: it multiplies them entry by "
-                "entry; scoring=additive and scoring=bilinear take any"
-            )
+        one_width("linear", query_dim, key_dim)
         self.w = nn.Linear(3 * key_dim, 1, bias=False)
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
         w_query, _, _ = self.w.weight.chunk(3, dim=-1)
         q, k = self.factor(query, key)
         return q @ k.mT + query @ w_query.mT
 
-    def factor(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]]:
+    def factor(self, query: Queries, key: Keys) -> tuple[Queries, Keys]:
         """q' = w_k + w_qk∘q, k' = k. The term in q alone is the same for all keys: softmax cancels it."""
         _, w_key, w_product = self.w.weight.chunk(3, dim=-1)
         return w_key + w_product * query, key

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from attnbench import Register, ScoringFunction, UsageError, hookimpl
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class Location(ScoringFunction):
@@ -32,9 +32,7 @@ class Location(ScoringFunction):
             raise ValueError(f"max_keys is at least 1, not {max_keys}")
         self.W = nn.Linear(query_dim, max_keys, bias=False)
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q Dq"], key: Float[Tensor, "*#batch K Dk"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score the positions of the keys."""
         K, most = key.shape[-2], self.W.out_features
         if most < K:

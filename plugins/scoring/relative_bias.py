@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.heads import one_width
+from attnbench.shapes import KeyPlaces, Keys, Queries, QueryPlaces, ScoreMatrix
 
 
 class RelativeBias(ScoringFunction):
@@ -32,24 +33,15 @@ class RelativeBias(ScoringFunction):
 
     def __init__(self, query_dim: int, key_dim: int, *, max_distance: int = 32) -> None:
         super().__init__()
-        if query_dim != key_dim:
-            raise ValueError(
-                f"relative_bias needs query and key of one width, not {query_dim} and {key_dim}; "
-                "scoring=bilinear takes any"
-            )
+        self.scale: float = one_width("relative_bias", query_dim, key_dim) ** -0.5
         if max_distance < 1:
             raise ValueError(f"max_distance is at least 1, not {max_distance}")
         self.max_distance = max_distance
-        self.scale: float = query_dim**-0.5
         self.b = nn.Parameter(self.scale * torch.randn(2 * max_distance + 1))
 
     def forward(
-        self,
-        query: Float[Tensor, "*#batch Q D"],
-        key: Float[Tensor, "*#batch K D"],
-        query_places: Int[Tensor, "*#batch Q"] | None = None,
-        key_places: Int[Tensor, "*#batch K"] | None = None,
-    ) -> Float[Tensor, "*batch Q K"]:
+        self, query: Queries, key: Keys, query_places: QueryPlaces = None, key_places: KeyPlaces = None
+    ) -> ScoreMatrix:
         """Score every query against every key."""
         if query_places is None:
             query_places = torch.arange(query.shape[-2], device=query.device)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.shapes import KeyPlaces, Keys, Queries, QueryPlaces, ScoreMatrix
 
 
 class RoPE(ScoringFunction):
@@ -42,23 +43,15 @@ class RoPE(ScoringFunction):
         self.scale: float = query_dim**-0.5
 
     def forward(
-        self,
-        query: Float[Tensor, "*#batch Q D"],
-        key: Float[Tensor, "*#batch K D"],
-        query_places: Int[Tensor, "*#batch Q"] | None = None,
-        key_places: Int[Tensor, "*#batch K"] | None = None,
-    ) -> Float[Tensor, "*batch Q K"]:
+        self, query: Queries, key: Keys, query_places: QueryPlaces = None, key_places: KeyPlaces = None
+    ) -> ScoreMatrix:
         """Score every query against every key."""
         q, k = self.factor(query, key, query_places, key_places)
         return q @ k.mT
 
     def factor(
-        self,
-        query: Float[Tensor, "*#batch Q D"],
-        key: Float[Tensor, "*#batch K D"],
-        query_places: Int[Tensor, "*#batch Q"] | None = None,
-        key_places: Int[Tensor, "*#batch K"] | None = None,
-    ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]]:
+        self, query: Queries, key: Keys, query_places: QueryPlaces = None, key_places: KeyPlaces = None
+    ) -> tuple[Queries, Keys]:
         """q' = R q / sqrt(D), k' = R k."""
         return self.rotate(query * self.scale, query_places), self.rotate(key, key_places)
 

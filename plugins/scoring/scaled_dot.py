@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
-
 from attnbench import Register, ScoringFunction, hookimpl
+from attnbench.heads import one_width
+from attnbench.shapes import Keys, Queries, ScoreMatrix
 
 
 class ScaledDot(ScoringFunction):
@@ -18,22 +17,13 @@ class ScaledDot(ScoringFunction):
 
     def __init__(self, query_dim: int, key_dim: int) -> None:
         super().__init__()
-        if query_dim != key_dim:
-            raise ValueError(
-                f"scaled_dot needs query and key of one width, not {query_dim} and {key_dim}; "
-                "scoring=bilinear takes any"
-            )
-        self.scale: float = query_dim**-0.5
+        self.scale: float = one_width("scaled_dot", query_dim, key_dim) ** -0.5
 
-    def forward(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> Float[Tensor, "*batch Q K"]:
+    def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
         return (query * self.scale) @ key.mT
 
-    def factor(
-        self, query: Float[Tensor, "*#batch Q D"], key: Float[Tensor, "*#batch K D"]
-    ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]]:
+    def factor(self, query: Queries, key: Keys) -> tuple[Queries, Keys]:
         """q' = q / sqrt(D), k' = k."""
         return query * self.scale, key
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, causal_mask, full_precision, hide_masked
 from attnbench.chunkwise import decayed_linear
 from attnbench.heads import split_heads
-from attnbench.prefix import State, join_heads, share_width, widen
+from attnbench.prefix import join_heads, share_width, widen
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 from .maps import FEATURE_MAPS, FeatureMap
 
@@ -69,14 +70,7 @@ class LinearAttention(Attention):
             self.out_proj = nn.Linear(num_heads * self.head_v, query_dim, bias=False)
 
     def forward(
-        self,
-        query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
-        value: Float[Tensor, "B K Dv"],
-        mask: Bool[Tensor, "B #Q K"] | None = None,
-        *,
-        causal: bool = False,
-        need_weights: bool = True,
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
         """Attend, in linear time when no weights are needed and no mask differs between queries."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
@@ -98,13 +92,7 @@ class LinearAttention(Attention):
         context = self.out_proj(join_heads(context, value.dtype))
         return context, weights.to(value.dtype) if need_weights and weights is not None else None
 
-    def step(
-        self,
-        query: Float[Tensor, "B 1 Dq"],
-        key: Float[Tensor, "B 1 Dk"],
-        value: Float[Tensor, "B 1 Dv"],
-        state: State | None = None,
-    ) -> tuple[Float[Tensor, "B 1 Dout"], State]:
+    def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Decode one token from the running sums, in constant time."""
         context, sums = self._run(*self._features(query, key, value), state=None if state is None else state[0])
         return self.out_proj(join_heads(context, value.dtype)), (sums,)
