@@ -173,11 +173,12 @@ def predict(registry: Registry, words: list[str]) -> None:
     text = prediction.read_text(args.text)
     picture = prediction.picture_path(args.picture or Path("prediction.png"))
     from attnbench import run
+    from attnbench.reports.attention import draw
 
     answer = run.predict(args.run_folder, registry, text)
     prediction.show(answer)
     if answer.attention is not None:
-        prediction.draw(answer, picture)
+        draw(answer.attention).savefig(picture)
         print(f"{picture}: written", file=sys.stderr)
 
 

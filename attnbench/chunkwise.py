@@ -118,15 +118,7 @@ def delta_rule(
         k: the keys, of length 1.
         v: the values.
         beta: how far what k_t recalls moves: 0 not at all, 1 to v_t, 2 as far beyond.
-        log_decay: see `decayed_linear`.
-        causal: see there.
-        padding: see there.
-        state: see there.
-        need_weights: see there.
-        chunk: see there.
-
-    Raises:
-        ValueError: the shapes do not fit, or chunk is no power of two.
+        log_decay, causal, padding, state, need_weights, chunk: as of `decayed_linear`, and what it raises.
     """
     _check(q, k, v, beta, log_decay, causal, chunk)
     with full_precision(q):

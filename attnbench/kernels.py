@@ -43,15 +43,12 @@ def attend(
 
     Args:
         score: the scoring function; None for query·key.
-        query: leading dimensions may be examples and heads.
-        key: as query.
-        value: as key.
+        query, key, value: leading dimensions may be examples and heads.
         mask: True where a query may attend; it broadcasts over leading dimensions.
         causal: query i sees keys up to i only.
         need_weights: whether weights are returned; else None.
         normaliser: what turns scores into weights.
-        query_places: for a positional scoring function; None means 0, 1, ....
-        key_places: the same for the keys.
+        query_places, key_places: for a positional scoring function; None means 0, 1, ....
     """
     places = (query_places, key_places) if score is not None and score.positional else ()
     factors = _factor(score, query, key, places) if normaliser == "softmax" else None

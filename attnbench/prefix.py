@@ -36,14 +36,8 @@ class PrefixAttention(Attention):
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None, State]:
         """Return the context, the weights where asked for, and the state after the last key.
 
-        Args:
-            query: queries.
-            key: keys; 0 where no query may attend.
-            value: values; 0 there too.
-            causal: query t reads the state after key t; there are as many queries as keys.
-            padding: True where there is a key; None: everywhere.
-            state: what an earlier call returned, for the keys before these; None: there are none.
-            need_weights: return the weights too.
+        Keys and values are 0 where no query may attend. Under causality query t reads the state after key t; `state` is
+        what an earlier call returned for the keys before these, None where there are none.
         """
 
     def forward(

@@ -179,7 +179,6 @@ class Registry:
         self,
         attention: Mapping[str, Any],
         scoring: Mapping[str, Any] | None,
-        *,
         query_dim: int,
         key_dim: int,
         value_dim: int,

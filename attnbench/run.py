@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +211,9 @@ def begin(config: DictConfig, folder: Path, *, resume: bool) -> None:
 
 
 def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -> dict[str, float]:
-    """Train, and read the test split from the best checkpoint; not of a tuning run.
+    """Train, and, but in a tuning run, read the test split from the best checkpoint; UsageError if training diverges.
 
-    Returns:
-        What the validation measured that chose the checkpoint, and what the test did.
-
-    Raises:
-        UsageError: training has diverged.
+    Returns what the validation measured that chose the checkpoint, and what the test did.
     """
     settings, experiment, trainer, logger = prepared.settings, prepared.experiment, prepared.trainer, prepared.logger
     task, checkpoints = experiment.task, prepared.checkpoints
@@ -279,7 +276,7 @@ def cost_summary(prepared: Prepared) -> dict[str, Any]:
 def build(
     config: DictConfig, registry: Registry, folder: Path | None = None, *, data: bool = True, sparse: bool = True
 ) -> tuple[Task, Any]:
-    """Make the task, prepared, and its host with the chosen attention in its slot.
+    """Make the task, prepared, and its host with the chosen attention in its slot; UsageError if they do not fit.
 
     Args:
         config: a composed, typed config.
@@ -287,9 +284,6 @@ def build(
         folder: the run folder whose saved state the task restores.
         data: whether the task prepares its data.
         sparse: whether embeddings may have sparse gradients.
-
-    Raises:
-        UsageError: the components do not fit each other, or one refuses its options (see `Task.model`).
     """
     task: Task = registry.build("task", config.task)
     task.seed, task.sparse = config.seed, sparse
@@ -297,14 +291,8 @@ def build(
         task.restore(folder)
     if data:
         task.prepare()
-
-    def make_attention(query_dim: int, key_dim: int, value_dim: int) -> Any:
-        return registry.build_attention(
-            config.attention, config.scoring, query_dim=query_dim, key_dim=key_dim, value_dim=value_dim
-        )
-
     try:
-        return task, task.model(make_attention)
+        return task, task.model(partial(registry.build_attention, config.attention, config.scoring))
     except ValueError as error:
         raise UsageError(f"task={config.task.name}: {first_line(error)}") from error
 

@@ -58,11 +58,3 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
     console.print(text)
     ranked = sorted(zip(weights, words, strict=True), key=lambda pair: -pair[0])[:8]
     console.print("most weight: " + "  ".join(f"{word} {weight:.3f}" for weight, word in ranked), markup=False)
-
-
-def draw(prediction: Prediction, path: Path) -> None:
-    """Write the picture of the words' weights, head by head."""
-    from attnbench.reports.attention import draw as drawn
-
-    assert prediction.attention is not None
-    drawn(prediction.attention).savefig(path)

@@ -148,14 +148,12 @@ class TrainingRecord(pl.Callback):
 class Checkpoints(pl.Callback):
     """Keep `last.ckpt`, and `best.ckpt`, by the validation's primary metric; of equals, the later."""
 
+    #: The name of this callback's state in a checkpoint.
+    state_key: ClassVar[str] = "checkpoints"
+
     def __init__(self, folder: Path) -> None:
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self.metrics: dict[str, float] = {}  # of the validation that chose best.ckpt
-
-    @property
-    def state_key(self) -> str:
-        """Name of this callback's state in a checkpoint."""
-        return "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best so far."""

@@ -4,8 +4,6 @@ from attnbench import Register, hookimpl
 
 from .task import Imdb
 
-__all__ = ["Imdb", "register_task"]
-
 
 @hookimpl
 def register_task(register: Register) -> None:

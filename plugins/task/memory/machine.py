@@ -94,16 +94,8 @@ class TuringMachine(nn.Module):
         make_attention: fills each head's slot.
         inputs: channels read.
         outputs: channels written.
-        controller: lstm, or feedforward, which remembers nothing by itself.
-        controller_dim: D, the width of its state.
-        rows: N, of the memory.
-        width: M, of a row.
-        read_heads: how many heads read.
-        write_heads: how many heads write.
-        start: what the memory holds at first: 1e-6 everywhere (Collier and Beel 2018), learned rows, or noise.
-        write_first: whether a step writes before it reads.
-        eval_rows: rows when not in training; null takes as many.
-        compile: whether sequences run in C where that is possible (see `in_c`).
+        controller, controller_dim, rows, width, read_heads, write_heads, start, write_first, eval_rows, compile: as the
+            task has them; D is controller_dim, N rows and M width. A constant start is Collier and Beel's (2018).
 
     Raises ValueError when a size is not positive, learned rows are to be of two numbers, or the attention has no
     weights to write with.
