@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,7 +24,7 @@ class PrefixAttention(Attention):
 
     masks = "prefix"
     signed = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "its state runs along the keys, in their order"}
+    excused = {"permutation": "its state runs along the keys, in their order"}
 
     widths: tuple[int, int, int]
 

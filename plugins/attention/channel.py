@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ class Channel(Attention):
     Raises ValueError when reduction is not positive; and when called with need_weights=True.
     """
 
-    has_weights: ClassVar[bool] = False
+    has_weights = False
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, *, reduction: int = 4) -> None:
         super().__init__()

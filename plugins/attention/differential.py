@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
@@ -36,9 +33,7 @@ class Differential(Attention):
     """
 
     signed = True
-    excused: ClassVar[Mapping[str, str]] = {
-        "mixing": "each head's weights · v is normalised before the output projection"
-    }
+    excused = {"mixing": "each head's weights · v is normalised before the output projection"}
 
     def __init__(
         self,

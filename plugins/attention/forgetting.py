@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
@@ -47,7 +44,7 @@ class Forgetting(Attention):
     Raises ValueError when num_heads does not divide embed_dim. State: 2 E numbers and H gates a token.
     """
 
-    excused: ClassVar[Mapping[str, str]] = {
+    excused = {
         "permutation": "gates add up along the keys, so that order is the point",
         "masked_keys:random": "a gate fades what stands before it for all queries, though some may not see its key",
     }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -45,7 +43,7 @@ class GatedDeltaNet(PrefixAttention):
     Raises ValueError when there are no heads, or they have no width.
     """
 
-    excused: ClassVar[Mapping[str, str]] = {
+    excused = {
         **PrefixAttention.excused,
         "mixing": "an output gate follows: without it (gate=false) the context is weights · value",
     }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
@@ -41,7 +38,7 @@ class GLA(PrefixAttention):
     Raises ValueError when there are no heads, or they have no width.
     """
 
-    excused: ClassVar[Mapping[str, str]] = {
+    excused = {
         **PrefixAttention.excused,
         "mixing": "an output gate follows: without it (gate=false) the context is weights · value",
     }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +26,7 @@ class Hard(Attention):
     Raises ValueError when temperature is not positive.
     """
 
-    excused: ClassVar[Mapping[str, str]] = {
+    excused = {
         "gradients": "the choice of one key has no slope; the gradient is that of the soft weights behind it",
         "second_derivatives": "as gradients",
         "forward_mode": "as gradients",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,7 +17,7 @@ class Last(Attention):
     """
 
     baseline = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "it takes the last key, so that order is the point"}
+    excused = {"permutation": "it takes the last key, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
         super().__init__()

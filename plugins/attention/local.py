@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,7 +30,7 @@ class Local(Attention):
     """
 
     positional = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "its window is over positions, so that order is the point"}
+    excused = {"permutation": "its window is over positions, so that order is the point"}
 
     def __init__(
         self,

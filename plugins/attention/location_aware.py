@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,9 +29,7 @@ class LocationAware(Attention):
     """
 
     recurrent = True
-    excused: ClassVar[Mapping[str, str]] = {
-        "permutation": "it convolves over the keys' positions, so that order is the point"
-    }
+    excused = {"permutation": "it convolves over the keys' positions, so that order is the point"}
 
     def __init__(
         self,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -43,7 +41,7 @@ class Mamba2(PrefixAttention):
     Raises ValueError when there are no heads, or they or the state have no width.
     """
 
-    excused: ClassVar[Mapping[str, str]] = {
+    excused = {
         **PrefixAttention.excused,
         "mixing": "a gate and a norm of all heads together follow: before them a head is weights · value",
     }

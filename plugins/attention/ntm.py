@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -44,9 +44,7 @@ class NTM(Attention):
     """
 
     recurrent = True
-    excused: ClassVar[Mapping[str, str]] = {
-        "permutation": "it steps from one key to the next, so that order is the point"
-    }
+    excused = {"permutation": "it steps from one key to the next, so that order is the point"}
 
     def __init__(
         self,

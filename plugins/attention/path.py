@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
@@ -40,7 +37,7 @@ class PaTH(Attention):
     """
 
     masks = "prefix"
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "tokens between turn the query, so that order is the point"}
+    excused = {"permutation": "tokens between turn the query, so that order is the point"}
 
     def __init__(
         self, query_dim: int, key_dim: int, value_dim: int, *, num_heads: int = 4, embed_dim: int | None = None

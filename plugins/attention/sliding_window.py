@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
@@ -43,7 +40,7 @@ class SlidingWindow(Attention):
     """
 
     positional = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "its window is over positions, so that order is the point"}
+    excused = {"permutation": "its window is over positions, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, window: int = 16) -> None:
         super().__init__()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -34,9 +31,7 @@ class StickBreaking(Attention):
     """
 
     signed = True
-    excused: ClassVar[Mapping[str, str]] = {
-        "permutation": "the stick is broken from the last key on, so that order is the point"
-    }
+    excused = {"permutation": "the stick is broken from the last key on, so that order is the point"}
 
     def __init__(
         self,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,7 +27,7 @@ class ALiBi(ScoringFunction):
     """
 
     positional = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "it scores by distance, so that order is the point"}
+    excused = {"permutation": "it scores by distance, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, *, slope: float | None = None) -> None:
         super().__init__()

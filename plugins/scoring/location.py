@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from torch import nn
 
 from attnbench import Register, ScoringFunction, UsageError, hookimpl
@@ -24,7 +21,7 @@ class Location(ScoringFunction):
     Raises ValueError when max_keys is not positive, and UsageError when called with more keys than that.
     """
 
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "it scores positions, so that order is the point"}
+    excused = {"permutation": "it scores positions, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, *, max_keys: int = 512) -> None:
         super().__init__()

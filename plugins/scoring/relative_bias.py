@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from torch import nn
 
@@ -29,7 +26,7 @@ class RelativeBias(ScoringFunction):
     """
 
     positional = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "it scores by distance, so that order is the point"}
+    excused = {"permutation": "it scores by distance, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, *, max_distance: int = 32) -> None:
         super().__init__()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,7 +26,7 @@ class RoPE(ScoringFunction):
     """
 
     positional = True
-    excused: ClassVar[Mapping[str, str]] = {"permutation": "it scores by distance, so that order is the point"}
+    excused = {"permutation": "it scores by distance, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, *, base: float = 10_000.0) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -160,7 +160,7 @@ class DateConversion(Task):
         cell: gru or lstm, of encoder and decoder.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
+    recipe = {
         "trainer": {"max_epochs": 1, "batch_size": 64, "val_every": 84},
         "optimizer": {"lr": 1e-2, "warmup": 0.1},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -43,7 +43,7 @@ class FlipFlop(TokenTask):
     over = ("ignore", "length")
     floor = 0.5
     measures = ("error",)
-    published: ClassVar[tuple[Published, ...]] = (
+    published = (
         Published("error .069, sparse .403", "Yang et al. 2025, arXiv:2505.16381, table 1", "RoPE, 1 layer, d=64",
                   "2 heads, 512 tokens; trained far longer"),
         Published("error .083, sparse .363", "Yang et al. 2025, arXiv:2505.16381, table 1", "forgetting", "as above"),

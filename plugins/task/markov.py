@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -41,8 +41,8 @@ class Markov(TokenTask):
     goal = 0.02
     over = ("length",)
     measures = ("excess",)
-    excused: ClassVar[Mapping[str, str]] = {"splits": "chains that hardly change their state are alike now and then"}
-    published: ClassVar[tuple[Published, ...]] = (
+    excused = {"splits": "chains that hardly change their state are alike now and then"}
+    published = (
         Published("plateaus at uniform, unigram, then bigram", "Edelman et al. 2024, arXiv:2402.11004",
                   "2 layers of attention alone, d=16, 100 tokens", "relative positions; 2,000 steps at 5e-4"),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -41,7 +41,7 @@ class Recall(TokenTask):
     recipe = TokenTask.recipe_with(max_steps=400)
     goal = 0.99
     over = ("pairs", "length")
-    published: ClassVar[tuple[Published, ...]] = (
+    published = (
         Published("accuracy 1.00", "Arora et al. 2023, arXiv:2312.04927, figure 2", "attention, 512 tokens, 64 pairs",
                   "2 layers, d=64, vocabulary 8,192; the best of four rates on the test data"),
         Published("accuracy 1.00", "Yang et al. 2024, arXiv:2406.06484, figure 2", "DeltaNet, 512 tokens", "as above"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ class Elu(nn.Module):
     """φ(x) = elu(x) + 1 (Katharopoulos et al. 2020, arXiv:2006.16236)."""
 
     #: The width that queries and keys are projected to; None leaves it to the mechanism.
-    takes: ClassVar[int | None] = None
+    takes = None
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from attnbench import Draws, Published, Register, Sequences, TokenTask, hookimpl
 
@@ -40,8 +40,8 @@ class Copying(TokenTask):
     over = ("longest", "blanks")
     floor = 1 / 26
     whole_sequences = True
-    excused: ClassVar[Mapping[str, str]] = {"splits": "strings of few letters are alike now and then"}
-    published: ClassVar[tuple[Published, ...]] = (
+    excused = {"splits": "strings of few letters are alike now and then"}
+    published = (
         Published("whole strings 1.00", "a replication of Jelassi et al. 2024, arXiv:2402.01032", "Transformer",
                   "32 letters; 12 layers, d=1,024, trained far longer"),
         Published("whole strings .00", "a replication of Jelassi et al. 2024, arXiv:2402.01032", "Mamba-2",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch.nn.functional as F  # noqa: N812
@@ -64,14 +64,12 @@ class Imdb(Task):
         row_dropout: the share of words, pairs and triples that are left out at each training step.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
+    recipe = {
         "trainer": {"max_epochs": 3, "batch_size": 64, "gradient_clip": None},
         "optimizer": {"name": "adamw", "lr": 4e-3, "weight_decay": 1e-3},
     }
     primary = "accuracy"
-    excused: ClassVar[Mapping[str, str]] = {
-        "splits": "123 reviews stand in both splits of the data set, which stay as they are"
-    }
+    excused = {"splits": "123 reviews stand in both splits of the data set, which stay as they are"}
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -51,7 +51,7 @@ class LanguageModel(TokenTask):
         positions: none, learned or sinusoidal.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
+    recipe = {
         **TokenTask.recipe,
         "trainer": {"max_steps": 500, "batch_size": 32, "val_every": 100, "eval_batch_size": 250},
         "optimizer": {"name": "adamw", "lr": 3e-3, "warmup": 0.1},
@@ -61,7 +61,7 @@ class LanguageModel(TokenTask):
     goal = 0.0
     measures = ("bits",)
     separator = ""
-    published: ClassVar[tuple[Published, ...]] = (
+    published = (
         Published("2.71 bits (1.88 nats)", "karpathy/nanoGPT, README", "4 layers, d=128, block 64, 2,000 steps",
                   "1.1 MB of Shakespeare, with dropout; 3 minutes of CPU"),
     )  # fmt: skip

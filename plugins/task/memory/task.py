@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -98,7 +98,7 @@ class Memory(Task):
         data_seed: draws the examples; apart from the run's seed, which only orders them.
     """
 
-    recipe: ClassVar[Mapping[str, Any]] = {
+    recipe = {
         "defaults": [{"override /attention": "ntm"}, {"override /scoring": "cosine"}],
         "trainer": {"max_steps": 2_000, "batch_size": 8, "val_every": 100, "eval_batch_size": 100, "images": 1},
         "optimizer": {"lr": 3e-3, "warmup": 0.0},
@@ -107,7 +107,7 @@ class Memory(Task):
     mode = "min"
     goal = 0.005
     stepwise = True
-    excused: ClassVar[Mapping[str, str]] = {
+    excused = {
         "splits": "short sequences are few: one vector is one of 256",
         "slots": "to write is to have weights, so that an attention without them is refused",
     }
