@@ -333,7 +333,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batch: Any, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
-        """Update the metrics with a validation or test batch; give its loss, a mean over the batch."""
+        """Update the metrics with a validation or test batch; return its loss, a mean over the batch."""
 
     def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
         """Return the attention weights of each example of the batch, to be drawn."""

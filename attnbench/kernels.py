@@ -130,7 +130,7 @@ class _SoftmaxInPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Return what softmax gives, whatever comes back from a hidden key."""
+        """Return softmax's gradient; that of a hidden key is 0, whatever comes back from it."""
         weights, hidden = ctx.saved_tensors
         shown = grad if hidden is None else grad.masked_fill(hidden, 0.0)
         return torch.ops.aten._softmax_backward_data(shown, weights, -1, weights.dtype), None
@@ -150,7 +150,7 @@ def fused_attention(
     The kernel is for four dimensions: handed three, torch computes the weights after all, and takes twice as long. On a
     CPU it also wants a value as wide as the key. A GPU's kernels may give a row that attends nothing a context: here it
     is 0. Plain products take up to a third less time on a CPU, derivatives included, where nothing is masked and there
-    are no more keys than numbers in a key; those are taken there. With `causal=True` and no mask none is built.
+    are no more keys than numbers in a key; those are used there. With `causal=True` and no mask none is built.
 
     Raises:
         ValueError: key and value differ in length, or query and key in width: the kernel would read past their end.
@@ -198,7 +198,7 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients of query, key and value."""
         query, key, value, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # theirs are asked for too, which kept weights do not lead to
+        if torch.is_grad_enabled():  # second derivatives need the weights' graph, which saved ones lack
             weights = torch.softmax(ctx.scale * (query @ key.mT), dim=-1)
         slope = torch.ops.aten._softmax_backward_data(grad @ value.mT, weights, -1, weights.dtype).mul_(ctx.scale)
         return slope @ key, slope.mT @ query, weights.mT @ grad, None

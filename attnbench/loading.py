@@ -173,13 +173,13 @@ def _plugins_in(folder: Path) -> list[Path]:
 
 
 def _is_plugin(path: Path) -> bool:
-    """Tell whether a file or folder speaks of us: whatever else lies in a folder named plugins is no plugin of ours."""
+    """Tell whether a file or folder names attnbench: others in a folder named plugins are another program's."""
     if path.suffix == ".py":
-        return _speaks_of_us(path)
-    return (path / "__init__.py").is_file() and any(map(_speaks_of_us, path.glob("*.py")))
+        return _names_attnbench(path)
+    return (path / "__init__.py").is_file() and any(map(_names_attnbench, path.glob("*.py")))
 
 
-def _speaks_of_us(path: Path) -> bool:
+def _names_attnbench(path: Path) -> bool:
     try:
         return "attnbench" in path.read_text(encoding="utf-8", errors="ignore")
     except OSError:  # loading it says what is wrong with it

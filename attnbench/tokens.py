@@ -339,7 +339,7 @@ class TokenTask(Task):
         return self.separator.join(self.label(token) for token in tokens.tolist())
 
     def predict(self, model: nn.Module, text: str) -> Prediction:
-        """Answer a typed text: its likeliest next tokens, and where the first was looked for."""
+        """Answer a typed text: its likeliest next tokens, and the attention weights of the first."""
         assert isinstance(model, Transformer)
         typed = self.encode(text)
         if not typed:

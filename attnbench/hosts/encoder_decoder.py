@@ -36,7 +36,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         tokens: [B, T], padding behind an end symbol.
-        weights: [B, H, T, S], where was looked at each step; None where nobody asked, or the mechanism has none.
+        weights: [B, H, T, S], the attention weights of each step; None where nobody asked, or the mechanism has none.
     """
 
     tokens: Tensor

@@ -100,7 +100,7 @@ def write(attention_map: AttentionMap) -> Figure:
 
 
 def _set(labels: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """Set words in lines: give each one's line and column."""
+    """Lay words out in lines: yield each one's line, column and label."""
     line = column = 0
     for label in labels:
         if column and column + len(label) > COLUMNS:

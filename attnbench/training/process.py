@@ -88,16 +88,16 @@ def stop_on_signals() -> Iterator[None]:
     Where a signal is ignored, as under `nohup`, it stays ignored. Python handles signals in its main thread only: in
     another one nothing changes.
     """
-    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        heeded = []
+        handled = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in heeded:  # once: what is left to be written is written
+        for each in handled:  # once: what is left to be written is written
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in heeded}
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ class Differential(Attention):
         score: makes the scoring function, for the width D; one serves both maps of all heads.
         num_heads: H; 2H divides embed_dim.
         embed_dim: E, the width of the context; null takes the query's.
-        lambda_init: how much of the second map is taken away at first.
+        lambda_init: how much of the second map is subtracted at first.
 
     Raises ValueError when 2 num_heads does not divide embed_dim. State: 2 E numbers a token.
     """

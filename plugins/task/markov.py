@@ -19,7 +19,7 @@ class Markov(TokenTask):
     """Learn a chain from the sequence itself (Edelman et al. 2024, "Statistical induction heads", arXiv:2402.11004).
 
     Each sequence has transitions of its own: rows of a matrix drawn from Dirichlet(1, ..., 1), the first state uniform.
-    Every next state is to be foretold:
+    The target is each next state:
 
         tokens   a b b a b
         targets  b b a b b
@@ -30,7 +30,7 @@ class Markov(TokenTask):
 
     Args:
         states: V.
-        length: how many states are foretold.
+        length: how many states are predicted.
         width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
             multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """

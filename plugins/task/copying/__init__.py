@@ -29,8 +29,8 @@ class Copying(TokenTask):
         kind: copy, selective or ngram.
         shortest: letters of the shortest string; selective always has the longest.
         longest: letters of the longest string.
-        blanks: of selective, how many are strewn in.
-        n: of ngram, how many letters are given.
+        blanks: of selective, how many are inserted.
+        n: of ngram, its length.
         width, layers, mlp, conv, positions: of the host: width and blocks; hidden units of the feed-forward, in
             multiples of the width, and inputs that the causal convolution sees, 0 for none.
     """

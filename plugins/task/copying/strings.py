@@ -41,7 +41,7 @@ def copy(draws: Draws, sizes: Sizes) -> Sequences:
 
 
 def selective(draws: Draws, sizes: Sizes) -> Sequences:
-    """Return letters strewn among blanks, and as many marks."""
+    """Return letters with blanks inserted, and as many marks."""
     count, B = sizes.longest, len(draws)
     letters = draws.integers(26, count)
     places = draws.choose(count + sizes.blanks, count).sort(dim=1).values

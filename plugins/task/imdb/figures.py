@@ -1,4 +1,4 @@
-"""Pictures of a test: precision against recall, and which label was taken for which."""
+"""Pictures of a test: the precision-recall curve and the confusion matrix."""
 
 from __future__ import annotations
 

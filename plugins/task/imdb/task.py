@@ -165,7 +165,7 @@ class Imdb(Task):
         return F.cross_entropy(model(batch)[0], batch.label)
 
     def metrics(self) -> dict[str, Metric]:
-        """accuracy; and, drawn at test, precision and recall, and which label was taken for which."""
+        """accuracy; and, drawn at test, the precision-recall curve and the confusion matrix."""
         from torchmetrics import MeanMetric
         from torchmetrics.classification import BinaryConfusionMatrix, BinaryPrecisionRecallCurve
 
@@ -185,7 +185,7 @@ class Imdb(Task):
         return F.cross_entropy(logits, batch.label)
 
     def figures(self, values: Mapping[str, Any]) -> dict[str, Figure]:
-        """Draw precision against recall, and which label was taken for which."""
+        """Draw the precision-recall curve and the confusion matrix."""
         precision, recall, _ = (value.cpu().numpy() for value in values["precision_recall"])
         return {
             "precision_recall": draw_precision_recall(precision, recall),

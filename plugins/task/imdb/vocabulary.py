@@ -128,7 +128,7 @@ class Vocabulary:
 
 
 def _search(known: Array, keys: Array) -> Array:
-    """Do as np.searchsorted, faster: in blocks put in order first, neighbours are found side by side."""
+    """Return np.searchsorted(known, keys), faster: sorted blocks of keys read `known` in its order."""
     places = np.empty(len(keys), np.int64)
     for begin in range(0, len(keys), 65_536):
         block = keys[begin : begin + 65_536]

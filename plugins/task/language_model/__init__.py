@@ -33,7 +33,7 @@ PARTS: Mapping[Split, tuple[float, float]] = {"train": (0.0, 0.8), "val": (0.8, 
 
 
 class LanguageModel(TokenTask):
-    """Foretell each character of a text, knowing those before it in a window of `block` characters.
+    """Predict each character of a text from those before it, in a window of `block` characters.
 
         tokens   a t t e n t i o
         targets  t t e n t i o n
