@@ -87,8 +87,8 @@ class Attention(nn.Module, ABC):
     """Where to look, and what is seen there: `__init__(query_dim, key_dim, value_dim, score, *, options...)`.
 
     The widths are those of a query, a key and a value. `score` (a `MakeScore`) makes the scoring function; it is left
-    out of the signature by a mechanism that uses none. A constructor sets `out_dim`, the width of the context, and
-    raises ValueError when it cannot take these widths.
+    out of the signature by a mechanism that uses none. A constructor hands the widths to this one, sets `out_dim`, the
+    width of the context, where that is not a value's, and raises ValueError when it cannot take these widths.
     """
 
     #: True for a mechanism that moves from its last weights: it is called one query at a time, and its `forward`
@@ -115,6 +115,12 @@ class Attention(nn.Module, ABC):
     out_dim: int
     #: The widths of query, key and value, where the constructor keeps them: `hide_masked` then holds inputs to them.
     widths: tuple[int, int, int]
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        if widths:
+            query_dim, key_dim, value_dim = widths
+            self.widths, self.out_dim = (query_dim, key_dim, value_dim), value_dim
 
     @abstractmethod
     def forward(

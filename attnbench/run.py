@@ -20,6 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import attnbench
+from attnbench import run_folder
 from attnbench.config import Accelerator, OptimizerConfig, Part, Precision, TrainerConfig, check_numbers, mechanism
 from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.interfaces import AttentionMap, Prediction, Task
@@ -29,20 +30,6 @@ from attnbench.reports.alignment import Alignment
 from attnbench.reports.attention import Pictures
 from attnbench.reports.progress import Bar
 from attnbench.reports.tensorboard import EventLog, rewind
-from attnbench.run_folder import (
-    best_checkpoint,
-    fingerprint,
-    flat,
-    identity,
-    load,
-    lock,
-    plain,
-    read_checkpoint,
-    read_result,
-    refuse_claimed,
-    write_config,
-    write_result,
-)
 from attnbench.streams import lossy
 from attnbench.training.batches import TrainSampler, chunk_loader, data_mark, eval_sampler, loader, plan, train_size
 from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetrics
@@ -99,16 +86,16 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
     begun = False  # until then the folder is as it was, or another run's
 
     def write(status: str, **outcome: Any) -> None:
-        result = {"status": status, **identity(config), "overrides": overrides}
-        result["fingerprint"] = fingerprint(flat(plain(config)))
+        result = {"status": status, **run_folder.identity(config), "overrides": overrides}
+        result["fingerprint"] = run_folder.fingerprint(run_folder.flat(run_folder.plain(config)))
         if prepared is not None:
             result |= facts(prepared) if status == "running" else facts(prepared) | cost_summary(prepared)
         if is_rank_zero():
-            write_result(folder, result | outcome)
+            run_folder.write_result(folder, result | outcome)
 
     if not resume:
-        refuse_claimed(folder)
-    alone = lock(folder, wanted=is_rank_zero())
+        run_folder.refuse_claimed(folder)
+    alone = run_folder.lock(folder, wanted=is_rank_zero())
     with stop_on_signals(), lossy(), alone, run_log(folder), flush_denormals():
         try:
             prepared = prepare(config, folder, registry, resume=resume)
@@ -170,7 +157,7 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
         print("attnbench: trainer.precision=float16 is for GPUs: bfloat16 on this processor", file=sys.stderr)
         settings = replace(settings, precision=Precision.bfloat16)
     last = folder / "checkpoints" / "last.ckpt"
-    saved = read_checkpoint(last) if resume and last.exists() else None
+    saved = run_folder.read_checkpoint(last) if resume and last.exists() else None
     done = 0 if saved is None else saved["global_step"]
     if saved is not None and TrainingRecord.state_key not in saved.get("callbacks", ()):
         raise UsageError(f"{last}: an earlier version wrote it, which counted otherwise; start a new run")
@@ -181,7 +168,7 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
     for split in ("val", "test") if task.fresh else ("train", "val", "test"):
         if not len(task.data(split)):  # type: ignore[arg-type]
             raise UsageError(f"task={config.task.name}: its {split} split is empty")
-    data, known = data_mark(task), read_result(folder).get("data")
+    data, known = data_mark(task), run_folder.read_result(folder).get("data")
     if saved is not None and known not in (data, None):
         raise UsageError(f"{folder}: its data were others ({known}; here {data}); give it those, or start a new run")
     sampler, total = plan(task, settings, config.seed, done)
@@ -195,7 +182,7 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
         load_weights(experiment, saved, last)
     record, checkpoints = TrainingRecord(settings, total, train_size(task)), Checkpoints(folder / "checkpoints")
     logger = EventLog(folder)
-    chosen = identity(config)
+    chosen = run_folder.identity(config)
     name = f"{chosen['task']} {mechanism(chosen['attention'], chosen['scoring'])} seed {config.seed}"
     callbacks = [Alignment(), TrainMetrics(settings), record, Bar(record, name, settings.progress_bar), checkpoints]
     trainer = make_trainer(settings, logger, [*callbacks, Pictures(settings.images)])
@@ -206,7 +193,7 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
 def begin(config: DictConfig, folder: Path, *, resume: bool) -> None:
     """Take the folder, or write the config of a run that goes on, as one process; UsageError if it is another run's."""
     if is_rank_zero():
-        write_config(folder, config, new=not resume)
+        run_folder.write_config(folder, config, new=not resume)
         (folder / "run.log").touch()
 
 
@@ -239,11 +226,16 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
             logger.save()
         metrics = {}
         if config.part is Part.reported:
-            load_weights(experiment, read_checkpoint(checkpoints.best), checkpoints.best)
+            load_weights(experiment, run_folder.read_checkpoint(checkpoints.best), checkpoints.best)
             metrics = test(trainer, experiment, settings)
     if is_rank_zero():
         if metrics:
-            logger.hyperparameters(flat(plain(config)), task.primary, metrics[f"test/{task.primary}"], experiment.steps)
+            logger.hyperparameters(
+                run_folder.flat(run_folder.plain(config)),
+                task.primary,
+                metrics[f"test/{task.primary}"],
+                experiment.steps,
+            )
         logger.experiment.close()
     return {**checkpoints.metrics, **metrics}
 
@@ -303,8 +295,8 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
         key = override.partition("=")[0]
         if key in ("optimizer.name", "optimizer.lazy") or key.split(".")[0] in ("attention", "scoring", "seed"):
             raise UsageError(f"{override}: a run that goes on keeps its {key}; start a new run for another")
-    config = load(folder, registry, overrides)
-    before = read_result(folder)
+    config = run_folder.load(folder, registry, overrides)
+    before = run_folder.read_result(folder)
     if before.get("status") == "completed" and not overrides:
         print(f"{folder}: already completed; nothing to resume", file=sys.stderr)
         return
@@ -317,7 +309,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
 
     Raises UsageError where it is no run folder, has no checkpoint, or the overrides change the model.
     """
-    config, checkpoint = load(folder, registry, overrides), best_checkpoint(folder)
+    config, checkpoint = run_folder.load(folder, registry, overrides), run_folder.best_checkpoint(folder)
     check_numbers(config)
     settings: TrainerConfig = OmegaConf.to_object(config.trainer)  # type: ignore[assignment]
     refuse_missing_gpu(settings)
@@ -329,7 +321,7 @@ def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str
     if not len(task.data("test")):  # type: ignore[arg-type]
         raise UsageError(f"task={config.task.name}: its test split is empty; nothing to measure")
     experiment = Experiment(task, model, OptimizerConfig(), total_steps=1)
-    load_weights(experiment, read_checkpoint(checkpoint), checkpoint)
+    load_weights(experiment, run_folder.read_checkpoint(checkpoint), checkpoint)
     with stop_on_signals():
         return test(make_trainer(settings, False, []), experiment, settings)
 
@@ -339,9 +331,11 @@ def look(folder: Path, registry: Registry) -> AttentionMap | None:
 
     All queries where the task knows none; None where the task or the mechanism has no weights.
     """
-    config, checkpoint = load(folder, registry, []), best_checkpoint(folder)
+    config, checkpoint = run_folder.load(folder, registry, []), run_folder.best_checkpoint(folder)
     task, model = build(config, registry, folder)
-    load_weights(Experiment(task, model, OptimizerConfig(), total_steps=1), read_checkpoint(checkpoint), checkpoint)
+    load_weights(
+        Experiment(task, model, OptimizerConfig(), total_steps=1), run_folder.read_checkpoint(checkpoint), checkpoint
+    )
     with torch.no_grad():
         examples = task.maps(model.eval(), task.data("val")[[0]])
     if not examples:
@@ -364,12 +358,12 @@ def predict(folder: Path, registry: Registry, text: str) -> Prediction:
 
     Raises UsageError where it is no run folder, has no checkpoint, or its task answers no texts.
     """
-    config, checkpoint = load(folder, registry, []), best_checkpoint(folder)
+    config, checkpoint = run_folder.load(folder, registry, []), run_folder.best_checkpoint(folder)
     able = [c.name for c in registry.of("task") if c.cls.predict is not Task.predict]
     if config.task.name not in able:
         raise UsageError(f"task={config.task.name} answers no texts; a run of task={' or '.join(able)} does")
     task, model = build(config, registry, folder, data=False)
     experiment = Experiment(task, model, OptimizerConfig(), total_steps=1)
-    load_weights(experiment, read_checkpoint(checkpoint), checkpoint)
+    load_weights(experiment, run_folder.read_checkpoint(checkpoint), checkpoint)
     with torch.no_grad():
         return task.predict(model.eval(), text)

@@ -33,9 +33,8 @@ class PlainAttention(Attention):
     """The plainest attention, in which scoring functions are held to the laws."""
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
-        self.score, self.out_dim = score(query_dim, key_dim), value_dim
+        super().__init__(query_dim, key_dim, value_dim)
+        self.score = score(query_dim, key_dim)
         self.positional = self.score.positional
 
     def forward(
@@ -53,8 +52,7 @@ class WeightlessAttention(Attention):
     has_weights = False
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
-        super().__init__()
-        self.out_dim = value_dim
+        super().__init__(query_dim, key_dim, value_dim)
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
@@ -75,8 +73,7 @@ class Recalling(Attention):
     recurrent = True
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
-        super().__init__()
-        self.out_dim = value_dim
+        super().__init__(query_dim, key_dim, value_dim)
 
     def forward(
         self,

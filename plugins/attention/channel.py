@@ -31,15 +31,13 @@ class Channel(Attention):
     has_weights = False
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, *, reduction: int = 4) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         if reduction < 1:
             raise ValueError(f"reduction is at least 1, not {reduction}")
         width = max(1, value_dim // reduction)
         self.W1 = nn.Linear(value_dim, width)
         self.U = nn.Linear(query_dim, width, bias=False)
         self.W2 = nn.Linear(width, value_dim)
-        self.out_dim = value_dim
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

@@ -46,8 +46,7 @@ class Differential(Attention):
         embed_dim: int | None = None,
         lambda_init: float = 0.8,
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         self.out_dim = query_dim if embed_dim is None else embed_dim
         if self.out_dim % 2:
             raise ValueError(f"embed_dim is even, two maps a head, not {self.out_dim}; try {self.out_dim + 1}")

@@ -59,8 +59,7 @@ class Forgetting(Attention):
         num_heads: int = 4,
         embed_dim: int | None = None,
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         self.out_dim = query_dim if embed_dim is None else embed_dim
         width = head_width(self.out_dim, num_heads)
         self.num_heads = num_heads

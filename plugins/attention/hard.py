@@ -35,14 +35,12 @@ class Hard(Attention):
     def __init__(
         self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, temperature: float = 1.0
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         if not temperature > 0:
             raise ValueError(f"temperature is positive, not {temperature}")
         self.score = score(query_dim, key_dim)
         self.positional = self.score.positional
         self.temperature = temperature
-        self.out_dim = value_dim
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

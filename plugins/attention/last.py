@@ -20,9 +20,7 @@ class Last(Attention):
     excused = {"permutation": "it takes the last key, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
-        self.out_dim = value_dim
+        super().__init__(query_dim, key_dim, value_dim)
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

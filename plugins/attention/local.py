@@ -42,8 +42,7 @@ class Local(Attention):
         window: int = 10,
         alignment: Literal["monotonic", "predictive"] = "predictive",
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         if window < 1:
             raise ValueError(f"window is at least 1, not {window}")
         self.score = score(query_dim, key_dim)
@@ -52,7 +51,6 @@ class Local(Attention):
         if self.predictive:
             self.W = nn.Linear(query_dim, query_dim, bias=False)
             self.v = nn.Linear(query_dim, 1, bias=False)
-        self.out_dim = value_dim
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

@@ -41,8 +41,7 @@ class LocationAware(Attention):
         channels: int = 10,
         kernel_size: int = 15,
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         width = key_dim if hidden_dim is None else hidden_dim
         if min(width, channels, kernel_size) < 1 or kernel_size % 2 == 0:
             raise ValueError(
@@ -54,7 +53,6 @@ class LocationAware(Attention):
         self.U = nn.Linear(channels, width, bias=False)
         self.F = nn.Conv1d(1, channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.w = nn.Linear(width, 1, bias=False)
-        self.out_dim = value_dim
 
     def forward(
         self,

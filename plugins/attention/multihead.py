@@ -52,8 +52,7 @@ class MultiHead(Attention):
         gate: Literal["none", "head", "element"] = "none",
         normaliser: Normaliser = "softmax",
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         self.out_dim = query_dim if embed_dim is None else embed_dim
         width = head_width(self.out_dim, num_heads)
         if kv_heads is not None and (kv_heads < 1 or num_heads % kv_heads):

@@ -58,8 +58,7 @@ class NTM(Attention):
         gate_bias: float = 0.0,
         shift_bias: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         if max_shift < 0:
             raise ValueError(f"max_shift is at least 0, not {max_shift}")
         self.score = score(key_dim, key_dim)
@@ -71,7 +70,6 @@ class NTM(Attention):
         with torch.no_grad():
             for place, bias in ((key_dim, beta_bias), (key_dim + 1, gate_bias), (on, shift_bias)):
                 self.head.bias[place] += bias
-        self.out_dim = value_dim
 
     def forward(
         self,

@@ -42,8 +42,7 @@ class PaTH(Attention):
     def __init__(
         self, query_dim: int, key_dim: int, value_dim: int, *, num_heads: int = 4, embed_dim: int | None = None
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         self.out_dim = query_dim if embed_dim is None else embed_dim
         self.num_heads, self.scale = num_heads, head_width(self.out_dim, num_heads) ** -0.5
         self.q_proj = nn.Linear(query_dim, self.out_dim, bias=False)

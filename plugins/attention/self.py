@@ -40,8 +40,7 @@ class SelfAttention(Attention):
         scale: float | None = None,
         init: Literal["xavier", "uniform"] = "xavier",
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         self.out_dim = query_dim if dim is None else dim
         if self.out_dim < 1:
             raise ValueError(f"dim is at least 1, not {dim}")

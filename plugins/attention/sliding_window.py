@@ -43,13 +43,11 @@ class SlidingWindow(Attention):
     excused = {"permutation": "its window is over positions, so that order is the point"}
 
     def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, window: int = 16) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         if window < 0:
             raise ValueError(f"window is at least 0, not {window}")
         self.score = score(query_dim, key_dim)
         self.window = window
-        self.out_dim = value_dim
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

@@ -33,12 +33,10 @@ class Soft(Attention):
         *,
         normaliser: Normaliser = "softmax",
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         self.score = score(query_dim, key_dim)
         self.positional = self.score.positional
         self.normaliser = normaliser
-        self.out_dim = value_dim
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

@@ -42,8 +42,7 @@ class Structured(Attention):
         hidden_dim: int | None = None,
         coefficient: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.widths = query_dim, key_dim, value_dim
+        super().__init__(query_dim, key_dim, value_dim)
         width = key_dim if hidden_dim is None else hidden_dim
         if min(hops, width) < 1:
             raise ValueError(f"hops and hidden_dim are at least 1, not {hops} and {width}")
