@@ -9,7 +9,7 @@ from attnbench import hookimpl
 class Blinkered(MultiHead):
     """Multi-head attention blind to keys 3, 7, 11 and so on."""
 
-    excused = {"uniform": "some keys are never seen"}  # noqa: RUF012
+    excused = {"uniform": "some keys are never seen"}
 
     def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):
         """As `multihead`, those keys hidden."""
