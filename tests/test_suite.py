@@ -238,10 +238,10 @@ def test_tune_on_the_command_line_is_resumed_by_what_is_there(cli, tmp_path):
 
 
 def test_a_suite_on_the_command_line_ends_in_a_report(cli, tmp_path):
-    words = ("suite", "attention=last", "suite=quick", "task=parity", *TINY, "--html", "card.html")
+    words = ("suite", "attention=last", "suite=quick", "task=parity", *TINY)
     said = cli(*words)
     assert said.code == 0, said.err
     assert "last" in said.out
     assert "multihead-scaled_dot" not in said.out  # of another number of steps: no references
     assert "parity: the references are left out" in said.out
-    assert (tmp_path / "card.html").is_file()
+    assert (tmp_path / "runs" / "report.html").is_file()

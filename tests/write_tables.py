@@ -24,6 +24,7 @@ from attnbench.suite import find_suite
 
 ROOT = Path(__file__).parent.parent
 ESCAPED = "\\|"  # within a table's cell
+SUITES = ("standard", "capacity")  # whose results ship
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -73,26 +74,27 @@ def published_table() -> str:
     return "\n".join(["| task | what | published | source | what differs |", "|---|---|---|---|---|", *rows])
 
 
-def standard() -> Card:
-    """Return the card of the results that ship with the standard suite."""
-    suite = find_suite("standard")
+def shipped(name: str) -> Card:
+    """Return the card of the results that ship with a suite."""
+    suite = find_suite(name)
     assert suite.path is not None
-    settings = json.loads(suite.path.with_suffix(".json").read_text())["cells"]
-    found, _ = references.read(suite.path.with_suffix(".json"), {cell["task"]: cell["setting"] for cell in settings})
-    return Card("standard", list(suite.tasks), suite.seeds, suite.tuning_seeds, (), found.cells, costs=found.costs)
+    path = suite.path.with_suffix(".json")
+    settings = {cell["task"]: cell["setting"] for cell in json.loads(path.read_text())["cells"]}
+    found, _ = references.read(path, settings)
+    return Card(name, list(suite.tasks), suite.seeds, suite.tuning_seeds, (), found.cells, costs=found.costs)
 
 
 def standings_table() -> str:
     """Return a row for each mechanism on the standard suite, best first."""
-    card = standard()
+    card = shipped("standard")
     sheet = card_tables.standings(card)
     kept = [i for i, heading in enumerate(sheet.headings) if heading != "not told apart"]
     return _table([[row[i] for i in kept] for row in (sheet.headings, *sheet.rows)])
 
 
-def task_table(task: str) -> str:
-    """Return a row for each mechanism on a task of the standard suite, best first: each slice of the test across."""
-    card = standard()
+def task_table(suite: str, task: str) -> str:
+    """Return a row for each mechanism on a task of a suite, best first: each slice of the test across."""
+    card = shipped(suite)
     cells = card.on(task)
     first = next(iter(cells.values()))
     rows = [["mechanism", *map(card_tables.slice_name, first.slices), "goal reached", "rate", "CPU s", "state"]]
@@ -128,9 +130,11 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "probes": probe_table,
     "published": published_table,
     "standard": standings_table,
-    **{task: partial(task_table, task) for task in find_suite("standard").tasks},
+    **{task: partial(task_table, suite, task) for suite in SUITES for task in find_suite(suite).tasks},
 }
-PAGES = tuple(ROOT / name for name in ("README.md", "attnbench/README.md", "plugins/task/README.md"))
+PAGES = tuple(
+    ROOT / name for name in ("README.md", "attnbench/README.md", "plugins/task/README.md", "conf/suite/README.md")
+)
 
 
 def filled(text: str) -> str:
