@@ -13,6 +13,7 @@ from rich.console import Console
 
 import attnbench
 from attnbench.reports import prediction
+from attnbench.reports.attention import draw
 
 WIDTHS = ("query_dim", "key_dim", "value_dim")
 
@@ -129,6 +130,6 @@ def test_any_text_is_answered_printed_and_drawn(prepare, tmp_path, text):
     answer = task.predict(model.eval(), text)
     prediction.show(answer, Console(file=(printed := io.StringIO())))
     assert "\x1b" not in printed.getvalue()
-    prediction.draw(answer, tmp_path / "words.png")
+    draw(answer.attention).savefig(tmp_path / "words.png")
     assert answer.label in ("positive", "negative")
     assert answer.attention.weights.sum(-1).allclose(torch.ones(4, 1))
