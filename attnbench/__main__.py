@@ -253,7 +253,7 @@ def tune(registry: Registry, words: list[str]) -> None:
     example = "task=recall attention=gla,deltanet optimizer.lr=1e-3,1e-2"
     args = with_forms(make_parser("tune", tune), example).parse_args(words)
     from attnbench import report, suite
-    from attnbench.reports import card_figures, card_tables
+    from attnbench.reports import card_export, card_figures
 
     chosen, arms = suite.read_tuning(args.words)
     plan = suite.Plan(chosen, registry)
@@ -262,7 +262,7 @@ def tune(registry: Registry, words: list[str]) -> None:
             follow(registry, plan.follow, read_words(arms))
     finally:
         if plan.cells:
-            card_tables.FORMS[args.form](report.card(plan, shlex.join(["python", "-m", "attnbench", "tune", *words])))
+            card_export.FORMS[args.form](report.card(plan, shlex.join(["python", "-m", "attnbench", "tune", *words])))
             picture = sweep_folder(arms) / "rates.png"
             card_figures.draw_rates(plan.cells, picture)
             print(f"{picture}: written", file=sys.stderr)
@@ -276,7 +276,7 @@ def run_suite(registry: Registry, words: list[str]) -> None:
     parser = with_forms(make_parser("suite", run_suite), "attention=multihead scoring=rope suite=quick")
     args = parser.parse_args(words)
     from attnbench import contract, report, suite
-    from attnbench.reports import card_page, card_tables
+    from attnbench.reports import card_export, card_page
 
     chosen, arms = suite.read_suite(args.words)
     found, notes = report.read_references(chosen, registry)
@@ -291,7 +291,7 @@ def run_suite(registry: Registry, words: list[str]) -> None:
         if plan.cells:
             command = shlex.join(["python", "-m", "attnbench", "suite", *words])
             card = report.card(plan, command, found, laws, notes)
-            card_tables.FORMS[args.form](card)
+            card_export.FORMS[args.form](card)
             page = sweep_folder(arms) / "report.html"
             card_page.write_page(card, page)
             print(f"{page}: written", file=sys.stderr)

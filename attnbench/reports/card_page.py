@@ -14,7 +14,8 @@ from statistics import fmean
 from attnbench.reports import card_figures as figures
 from attnbench.reports.attention import draw
 from attnbench.reports.card import MULTIHEAD, Card, Pair, Standing, at_chance, telling, verdict
-from attnbench.reports.card_tables import NONE, alike, between, digits, good_rates, latex_table, method, tuned
+from attnbench.reports.card_export import latex_table
+from attnbench.reports.card_tables import NONE, alike, between, digits, good_rates, method, tuned
 from attnbench.reports.compare import printable
 from attnbench.reports.statistics import interval, wilson
 

@@ -1,21 +1,18 @@
-"""A report card as tables, for people and for programs."""
+"""A report card as tables for people: in the terminal, and as Markdown."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 from attnbench.reports.card import MULTIHEAD, Card, Standing, join, range_of, telling, verdict, width
 from attnbench.reports.cells import Cell
 from attnbench.reports.compare import printable
-from attnbench.reports.statistics import interval, interval_name, spread, wilson
+from attnbench.reports.statistics import interval, interval_name, wilson
 
 NONE = "-"
 
@@ -263,108 +260,3 @@ def print_markdown(card: Card) -> None:
     for note in [*told, *card.notes]:
         print(f"- {printable(note)}")
     print(f"\n{method(card)}\n")
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def latex(text: str) -> str:
-    """Escape what LaTeX would read."""
-    return "".join(LATEX.get(c) or (f"\\{c}" if c in "&%$#_{}" else c) for c in printable(text))
-
-
-def latex_table(card: Card) -> str:
-    """Return a booktabs table of the scores, mean ± sd over seeds; the best in bold only where distinguishable."""
-    alone = {task: card.alone(task) for task in card.tasks}
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(card.tasks) + 3)}}}", r"\toprule"]
-    lines.append(" & ".join(["mechanism", "score", *map(latex, card.tasks), "state", r"cost \\"]))
-    lines.append(r"\midrule")
-    for row in card.standings:
-        parts = []
-        for task in card.tasks:
-            values = list(row.scores[task].values()) if task in row.cells else []
-            sd = spread(values)
-            text = NONE if not values else f"{fmean(values):.2f}" + ("" if sd is None else rf" $\pm$ {sd:.2f}")
-            parts.append(rf"\textbf{{{text}}}" if alone[task] == row.arm else text)
-        ratios = [NONE if v is None else f"{v:.2g}" for v in (row.state, row.cost[1] if row.cost else None)]
-        lines.append(" & ".join([latex(row.arm), digits(row.score, 2), *parts, *ratios]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def print_latex(card: Card) -> None:
-    """Print the card as a LaTeX table, with how it came about as a comment."""
-    print(f"% mean and sd over seeds; bold: distinguishable from all others; {printable(method(card))}")
-    print(latex_table(card))
-
-
-def records(card: Card) -> list[dict[str, Any]]:
-    """Return a record for each arm, task, seed and slice."""
-    return [
-        {
-            "arm": arm,
-            "shipped": arm not in card.mine,
-            "task": task,
-            "slice": slice_name(name),
-            "seed": seed,
-            "metric": cell.metric,
-            "value": value,
-            "score": cell.score(value),
-            "lr": cell.lr,
-            "floor": cell.floor,
-            "goal": cell.goal,
-            "parameters": cell.parameters,
-            "state_size": cell.state_size,
-            "cpu_seconds": None if math.isnan(seconds) else seconds,
-            "words": " ".join(cell.words),
-        }
-        for arm, cells in card.arms.items()
-        for task, cell in cells.items()
-        for name, values in cell.slices.items()
-        for seed, value, seconds in zip(cell.seeds, values, cell.cpu_seconds, strict=True)
-    ]
-
-
-def print_csv(card: Card) -> None:
-    """Print a line for each arm, task, seed and slice."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    found = records(card)
-    writer.writerow(found[0] if found else [])
-    writer.writerows(record.values() for record in found)
-
-
-def print_json(card: Card) -> None:
-    """Print everything as JSON."""
-    standing = [
-        {"arm": row.arm, "mine": row.mine, "score": row.score, "interval": row.interval, "reached": row.reached,
-         "runs": row.runs, "state_ratio": row.state, "cost": row.cost}
-        for row in card.standings
-    ]  # fmt: skip
-    compared = [{"arm": one, "other": other, **asdict(pair)} for (one, other), pair in card.pairs.items()]
-    tasks = [
-        {"task": task, "separation": None if (ratio := telling(card, task)[0]) is None or math.isinf(ratio) else ratio,
-         "says": telling(card, task)[1], "alone_at_the_top": card.alone(task),
-         "pairs": [{"arm": one, "other": other, **asdict(pair)} for (one, other), pair in card.pairs_on[task].items()]}
-        for task in card.tasks
-    ]  # fmt: skip
-    everything = {
-        "suite": card.suite, "command": card.command, "when": card.when, "versions": dict(card.versions),
-        "processor": card.processor, "seeds": list(card.seeds), "tuning_seeds": list(card.tuning_seeds),
-        "verdict": {arm: verdict(card, arm) for arm in card.mine}, "notes": list(card.notes),
-        "standings": standing, "pairs": compared, "tasks": tasks, "values": records(card),
-    }  # fmt: skip
-    print(json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-FORMS: Mapping[str, Callable[[Card], None]] = {
-    "terminal": show,
-    "csv": print_csv,
-    "json": print_json,
-    "latex": print_latex,
-    "markdown": print_markdown,
-}

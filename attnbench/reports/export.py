@@ -138,19 +138,20 @@ def as_latex(tables: Sequence[Table]) -> str:
     """
     lines = [r"% \usepackage{booktabs}; bold: best, and distinguishable from every other (paired t-tests, Holm)"]
     for table in tables:
-        lines += [rf"\begin{{tabular}}{{lrr}}  % {_tex(table.task)}", r"\toprule"]
-        lines += [rf"{_tex(table.task)} & seeds & {_tex(table.metric)} \\", r"\midrule"]
+        lines += [rf"\begin{{tabular}}{{lrr}}  % {tex(table.task)}", r"\toprule"]
+        lines += [rf"{tex(table.task)} & seeds & {tex(table.metric)} \\", r"\midrule"]
         best = table.rows[0]
         for row in table.rows:
             mean = f"{row.mean:.4f}" if abs(row.mean) < 1000 else f"{row.mean:.5g}"
             bold = rf"\mathbf{{{mean}}}" if row is best and table.stands_out else mean
             spread = "" if row.sd is None else rf" \pm {row.sd:.4f}"
-            lines.append(rf"{_tex(row.label)} & {len(row.values)} & ${bold}{spread}$ \\")
+            lines.append(rf"{tex(row.label)} & {len(row.values)} & ${bold}{spread}$ \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Return a text as LaTeX writes it."""
     return re.sub(r"[\\~^&%$#_{}]", lambda match: SPECIAL.get(match[0], "\\" + match[0]), printable(text))
 
 

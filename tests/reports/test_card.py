@@ -17,9 +17,10 @@ from scipy import stats
 from attnbench.contract.findings import Finding
 from attnbench.interfaces import AttentionMap, Published
 from attnbench.reports.card import MULTIHEAD, Card, at_chance, telling, verdict, width
+from attnbench.reports.card_export import FORMS, latex_table
 from attnbench.reports.card_figures import draw_rates
 from attnbench.reports.card_page import write_page
-from attnbench.reports.card_tables import FORMS, latex_table, told_apart
+from attnbench.reports.card_tables import told_apart
 from attnbench.reports.cells import Cell
 
 
@@ -226,6 +227,16 @@ def test_latex_is_bold_where_the_best_can_be_distinguished_from_all_others():
     assert r"my\_arm & 0.80 & \textbf{0.98 $\pm$ 0.03} & 0.50 $\pm$ 0.22 & - & - \\" in table
     assert table.count(r"\textbf") == 1
     assert table.startswith(r"\begin{tabular}{lrrrrr}")
+
+
+def test_latex_of_tune_has_the_rate_and_the_metric_of_each_slice(capsys):
+    arms = [cell("recall", "a_b", GOOD, longer=MIDDLE), cell("recall", "poor", POOR, longer=POOR)]
+
+    out = printed(capsys, "latex", Card("tune", ["recall"], range(5), [100], arms))
+
+    assert r"arm & score & rate & as trained & longer & goal reached & parameters & state \\" in out
+    row = r"a\_b & \textbf{0.79 $\pm$ 0.02} & 0.01 & 0.988 $\pm$ 0.013 & 0.804 $\pm$ 0.011 & 2 of 5 & 1,234 & 100 \\"
+    assert row in out
 
 
 def test_markdown_has_a_row_for_each_mechanism_and_its_cells_are_escaped(capsys):
