@@ -41,7 +41,7 @@ class Pair:
     Attributes:
         mean: of the differences.
         p: of the paired t-test, corrected for all that were made beside it (Holm); None where there is nothing to test.
-        smallest: the smallest difference that these seeds could have shown in one such test; None below two.
+        smallest: the smallest difference that these seeds could have shown beside as many tests; None below two.
         needed: with how many seeds the difference seen could be shown; None where a thousand would not do.
     """
 
@@ -61,12 +61,13 @@ def compare_pairs(scores: Mapping[str, Mapping[int, float]], focus: Container[st
     pairs = [pair for pair in combinations(scores, 2) if pair[0] in focus or pair[1] in focus]
     differences = [statistics.compare(scores[one], scores[other]) for one, other in pairs]
     tested = [difference.p for difference in differences if difference.p is not None]
-    corrected = iter(statistics.holm(tested, len(tested)))
+    corrected, level = iter(statistics.holm(tested, len(tested))), statistics.LEVEL / max(1, len(tested))
     compared = {}
     for (one, other), difference in zip(pairs, differences, strict=True):
         both = scores[one], scores[other]
         p = None if difference.p is None else next(corrected)
-        pair = Pair(difference.mean, p, statistics.smallest_difference(*both), statistics.seeds_needed(*both))
+        smallest, needed = statistics.smallest_difference(*both, level), statistics.seeds_needed(*both, level=level)
+        pair = Pair(difference.mean, p, smallest, needed)
         compared[one, other], compared[other, one] = pair, replace(pair, mean=-pair.mean)
     return compared
 
@@ -310,13 +311,9 @@ def verdict(card: Card, arm: str) -> list[str]:
         told.append(f"To go on decoding it keeps {row.state:.2g} times as many numbers as {MULTIHEAD} does.")
     alike = [other for other in others if (pair := card.pairs.get((arm, other))) and not pair.distinct]
     tested = [pair.smallest for other in others if (pair := card.pairs.get((arm, other))) and pair.smallest is not None]
-    if alike and tested:
-        told.append(
-            f"Over all tasks these seeds cannot tell it from {join(alike)}: what they could have shown, pair by pair, "
-            f"is a difference of {range_of(tested)}."
-        )
-    elif alike:
-        told.append("One seed tells nothing apart.")
+    if alike:
+        shown = f": what they could have shown, pair by pair, is a difference of {range_of(tested)}" if tested else ""
+        told.append(f"Overall these seeds cannot tell it from {join(alike)}{shown}.")
     silent = [task for task in card.tasks if telling(card, task)[1].startswith("It tells nothing")]
     return [*told, f"Nothing is told apart by {join(silent)}."] if silent and others else told
 

@@ -144,8 +144,8 @@ def _against(card: Card, arm: str) -> str:
         )
         marked.append(row.mine)
     says = (
-        "Difference of the mean score over tasks, paired by seed; smallest shown: the smallest difference that one "
-        "such test could have shown with these seeds; seeds needed: for the difference seen, had it this spread; "
+        "Difference of the mean score over tasks, paired by seed; smallest shown: the smallest difference that these "
+        "seeds could have shown, beside as many comparisons; seeds needed: for the one seen, had it this spread; "
         "P(better): the probability that a run is better than one of the other, a mean over tasks, with its 95% "
         "bootstrap interval (Agarwal et al. 2021)."
     )
@@ -170,15 +170,15 @@ def _over_tasks(card: Card) -> str:
                 "The share of runs whose score is above each value, a mean over tasks; higher is better.",
             )
         )
-    if len(card.arms) > 1:
-        drawn += [
-            figure(
-                f"Probability of improvement: {arm}",
-                figures.improvements(card, arm),
-                "That a run of it is better than one of the other; right of the dotted line it is the better one.",
-            )
-            for arm in card.mine
-        ]
+    drawn += [
+        figure(
+            f"Probability of improvement: {arm}",
+            figures.improvements(card, arm),
+            "That a run of it is better than one of the other; right of the dotted line it is the better one.",
+        )
+        for arm in card.mine
+        if any(one == arm for one, _ in card.improvements)
+    ]
     costs = {row.arm: row.cost[1] for row in card.standings if row.cost}
     if len(costs) > 1:
         length = max(row.cost[0] for row in card.standings if row.cost)

@@ -161,7 +161,7 @@ def method(card: Card) -> str:
         f"{ways}; score: interquartile mean over {join(card.counted) if card.counted else 'no task'}, its interval by "
         "bootstrap over seeds within each task; state and cost (forward and backward): ratios to "
         f"{MULTIHEAD}; not told apart: by paired t-tests of the mean score on common seeds, Holm-corrected, and the "
-        "smallest difference that one such test could have shown"
+        "smallest difference that these seeds could have shown"
     )
 
 

@@ -90,7 +90,7 @@ def test_an_arm_is_compared_with_each_other_by_the_paired_test_with_holms_correc
     # the smaller one twice, the larger one once, but not below the other
     assert [pair.p for pair in found] == pytest.approx([max(p, 2 * min(ps)) for p in ps], rel=1e-6)
     differences = [a - b for a, b in zip(mine, multihead, strict=True)]
-    assert found[0].smallest == pytest.approx(stats.t.ppf(0.975, 4) * stdev(differences) / math.sqrt(5))
+    assert found[0].smallest == pytest.approx(stats.t.ppf(1 - 0.05 / 2 / 2, 4) * stdev(differences) / math.sqrt(5))
     assert three.pairs[MULTIHEAD, "mine"].mean == pytest.approx(0.296)
     assert (MULTIHEAD, "poor") not in three.pairs  # references are not what is asked about
 
@@ -118,10 +118,25 @@ def test_the_verdict_says_what_these_seeds_cannot_tell():
 
     assert "It cannot be distinguished from the best on recall (twin)." in told
     assert told[-2] == (
-        "Over all tasks these seeds cannot tell it from twin: what they could have shown, pair by pair, is a "
+        "Overall these seeds cannot tell it from twin: what they could have shown, pair by pair, is a "
         f"difference of {smallest:.2g}."
     )
     assert told[-1] == "Nothing is told apart by recall."
+
+
+def test_where_nothing_can_be_tested_the_verdict_says_so_without_a_number():
+    made = card([cell("recall", "mine", (0.9,))], [cell("recall", "other", (0.8,))], tasks=["recall"])
+
+    assert verdict(made, "mine")[-1] == "Overall these seeds cannot tell it from other."
+
+
+def test_a_page_of_one_arm_alone_has_its_table_and_no_comparison(tmp_path, recwarn):
+    write_page(card([cell("recall", "mine", GOOD)], tasks=["recall"]), tmp_path / "report.html")
+
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "mine stands alone with a score of 0.98" in text
+    assert "against each" not in text and "Probability of improvement" not in text
+    assert not recwarn.list
 
 
 def test_an_arm_on_the_command_line_replaces_the_reference_of_its_label():
