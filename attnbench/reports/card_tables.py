@@ -197,10 +197,13 @@ def _lie(console: Any, sheet: Sheet) -> None:
     from rich.text import Text
 
     words = ("mechanism", "not told apart")
-    widths = {  # of numbers; their headings are folded
-        heading: min(24, max(map(len, column))) if heading in words else max(5, *map(len, column))
-        for heading, column in zip(sheet.headings, zip(*sheet.rows, strict=True), strict=True)
-    }
+    columns = dict(zip(sheet.headings, zip(*sheet.rows, strict=True), strict=True))
+    widths = {heading: max(map(len, [heading, *column])) for heading, column in columns.items()}
+    if sum(widths.values()) + len(widths) > console.width:  # headings of numbers are folded, names too
+        widths = {
+            heading: min(24, max(map(len, column))) if heading in words else max(5, *map(len, column))
+            for heading, column in columns.items()
+        }
     shown = list(sheet.headings)
     for heading in sheet.narrow:
         if sum(widths[name] + 1 for name in shown) > console.width:
