@@ -8,7 +8,6 @@ if sys.modules["attnbench"].__file__ is None:  # a folder of that name, as besid
     sys.path.pop(0)
     del sys.modules["attnbench"]
 
-import argparse
 import contextlib
 import errno
 import json
@@ -18,7 +17,6 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 import yaml  # type: ignore[import-untyped]
@@ -32,7 +30,7 @@ from attnbench.run_folder import writable
 from attnbench.schema import format_value
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up, sweep_folder
-from attnbench.words import complaint, read_words, remember_sweep
+from attnbench.words import add_forms, complaint, make_parser, read_words, remember_sweep, with_forms
 
 
 def list_components(registry: Registry, words: list[str]) -> None:
@@ -297,21 +295,6 @@ def run_suite(registry: Registry, words: list[str]) -> None:
             print(f"{page}: written", file=sys.stderr)
 
 
-def add_forms(parser: argparse.ArgumentParser) -> None:
-    """Add the forms in which a table is printed."""
-    form = parser.add_mutually_exclusive_group()
-    form.set_defaults(form="terminal")
-    for name in ("csv", "json", "latex", "markdown"):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
-
-
-def with_forms(parser: argparse.ArgumentParser, example: str) -> argparse.ArgumentParser:
-    """Add words, and the forms in which a card is printed."""
-    parser.add_argument("words", nargs="+", metavar="key=value", help=f"such as {example}")
-    add_forms(parser)
-    return parser
-
-
 COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {
     "list": list_components,
     "evaluate": evaluate,
@@ -323,19 +306,6 @@ COMMANDS: Mapping[str, Callable[[Registry, list[str]], None]] = {
     "tune": tune,
     "suite": run_suite,
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line."""
-        raise UsageError(f"{self.prog.removeprefix('python -m attnbench ')}: {message}; see {self.prog} --help")
-
-
-def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
-    """Make a command's parser; its docstring is its help."""
-    return Parser(f"python -m attnbench {name}", description=command.__doc__, allow_abbrev=False)
 
 
 def dispatch(words: list[str]) -> None:

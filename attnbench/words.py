@@ -6,8 +6,9 @@ import argparse
 import codecs
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import yaml  # type: ignore[import-untyped]
 from hydra._internal.utils import get_args_parser
@@ -136,3 +137,31 @@ def read_words(words: list[str]) -> list[str]:
         check_configs(Path(folder), args.overrides)
     overrides = check_overrides(args.overrides)
     return [word for word in words if word not in args.overrides] + overrides
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line."""
+        raise UsageError(f"{self.prog.removeprefix('python -m attnbench ')}: {message}; see {self.prog} --help")
+
+
+def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
+    """Make a command's parser; its docstring is its help."""
+    return Parser(f"python -m attnbench {name}", description=command.__doc__, allow_abbrev=False)
+
+
+def add_forms(parser: argparse.ArgumentParser) -> None:
+    """Add the forms in which a table is printed."""
+    form = parser.add_mutually_exclusive_group()
+    form.set_defaults(form="terminal")
+    for name in ("csv", "json", "latex", "markdown"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+
+
+def with_forms(parser: argparse.ArgumentParser, example: str) -> argparse.ArgumentParser:
+    """Add words, and the forms in which a card is printed."""
+    parser.add_argument("words", nargs="+", metavar="key=value", help=f"such as {example}")
+    add_forms(parser)
+    return parser
