@@ -222,6 +222,11 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
                 f"training stopped: {error}; seed={config.seed} and the step give its batch; last good checkpoint: "
                 f"{good}; try a lower optimizer.lr, or trainer.gradient_clip"
             ) from error
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if prepared.checkpoint is None or prepared.record.trained:
+                raise
+            reason = f"{type(error).__name__}: {first_line(error)}; {folder / 'run.log'} has more"
+            raise UsageError(f"{prepared.checkpoint}: training cannot go on from it: {reason}") from error
         finally:
             logger.save()
         metrics = {}

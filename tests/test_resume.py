@@ -171,7 +171,13 @@ def test_a_resume_with_fewer_steps_than_the_run_has_done_is_refused(cli, folder)
     assert result_of(folder)["status"] == "completed"
 
 
-@pytest.mark.parametrize("spoil", [{"callbacks": {"ledger": {}}}, {"global_step": "6"}, {"state_dict": 1}])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"callbacks": {"ledger": {}}}, {"global_step": "6"}, {"state_dict": 1},
+        {"callbacks": {"training_record": {"state_dict": 3}}}, {"optimizer_states": [{}]}, {"optimizer_states": 3},
+    ],
+)  # fmt: skip
 def test_a_checkpoint_that_does_not_count_as_ours_do_is_refused_in_a_line(cli, folder, spoil):
     path = folder / "checkpoints" / "last.ckpt"
     torch.save(torch.load(path, weights_only=True) | spoil, path)

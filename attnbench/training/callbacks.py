@@ -46,6 +46,7 @@ class TrainingRecord(pl.Callback):
     last_loss: float = float("nan")
     perfect: int = 0  # validations in a row with nothing left to gain
     curve: list[dict[str, float]] = field(default_factory=list)
+    trained: bool = False  # in this process
     _since: tuple[float, float] | None = None
     _counted: int = 0  # of the experiment's examples
     _logged: tuple[int, float] = field(default=(0, 0.0))
@@ -57,8 +58,8 @@ class TrainingRecord(pl.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in SAVED:
+            setattr(self, name, state[name])
 
     @property
     def _perfected(self) -> bool:
@@ -95,6 +96,7 @@ class TrainingRecord(pl.Callback):
         """Count a chunk of steps; draw a point of the curves; stop after the last step."""
         assert isinstance(pl_module, Experiment)
         self._count(trainer, pl_module)
+        self.trained = True
         if self.steps >= self.total_steps:
             trainer.should_stop = True
         self._stop_clock()
