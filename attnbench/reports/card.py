@@ -288,6 +288,11 @@ def range_of(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def times(ratio: float) -> str:
+    """Write how often, before "as long as"."""
+    return "just" if f"{ratio:.2g}" == "1" else f"{ratio:.2g} times"
+
+
 def verdict(card: Card, arm: str) -> list[str]:
     """Say in sentences, made from the numbers, where an arm stands."""
     row = next(row for row in card.standings if row.arm == arm)
@@ -306,9 +311,9 @@ def verdict(card: Card, arm: str) -> list[str]:
     told.append(f"It reaches the goal in {row.reached} of {row.runs} runs.")
     if row.cost and arm != MULTIHEAD:
         length, ratio = row.cost
-        told.append(f"Forward and backward at {length:,} keys take {ratio:.2g} times as long as {MULTIHEAD}'s.")
+        told.append(f"Forward and backward at {length:,} keys take {times(ratio)} as long as {MULTIHEAD}'s.")
     if row.state is not None and arm != MULTIHEAD:
-        told.append(f"To go on decoding it keeps {row.state:.2g} times as many numbers as {MULTIHEAD} does.")
+        told.append(f"To go on decoding it keeps {times(row.state)} as many numbers as {MULTIHEAD} does.")
     alike = [other for other in others if (pair := card.pairs.get((arm, other))) and not pair.distinct]
     tested = [pair.smallest for other in others if (pair := card.pairs.get((arm, other))) and pair.smallest is not None]
     if alike:

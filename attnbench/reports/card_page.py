@@ -107,7 +107,7 @@ def _standings(card: Card) -> str:
     return (
         tag("h2", "The mechanisms, best first")
         + table(headings, rows, "all mechanisms on all tasks", lambda n: mine[n])
-        + tag("p", f"Of each task the mean score over seeds, and its 95% t interval. {method(card)}.", class_="soft")
+        + tag("p", f"Of each task the mean score over seeds, and its 95% t interval; {method(card)}.", class_="soft")
     )
 
 
