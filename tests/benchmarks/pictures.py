@@ -47,7 +47,7 @@ def draw(picture, task, cells):
         for cell in cells:
             parts = list(cell.slices.values())
             y = [fmean(parts[i]) for _, i in places]
-            bars = [[m - min(parts[i]), max(parts[i]) - m] for m, (_, i) in zip(y, places, strict=True)]
+            bars = [[max(0, m - min(parts[i])), max(0, max(parts[i]) - m)] for m, (_, i) in zip(y, places, strict=True)]
             axis.errorbar(
                 x,
                 y,
