@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -71,9 +73,11 @@ class Suite:
 
 
 def folders() -> list[Path]:
-    """Return where suites are: the current folder's conf/suite, $ATTNBENCH_PLUGINS's, and what ships."""
-    plugins = [Path(p).parent for p in os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep) if p]
-    return [folder / "suite" for folder in (Path("conf"), *(p / "conf" for p in plugins), Path(conf.__file__).parent)]
+    """Return where suites are: conf/suite here, beside $ATTNBENCH_PLUGINS, in packages of plugins, and what ships."""
+    beside = [Path(p).parent for p in os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep) if p]
+    specs = [find_spec(point.module.partition(".")[0]) for point in entry_points(group="attnbench")]
+    packages = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin]
+    return [*(place / "conf" / "suite" for place in (Path(), *beside, *packages)), Path(conf.__file__).parent / "suite"]
 
 
 def find_suite(name: str) -> Suite:

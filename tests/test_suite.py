@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -146,13 +147,19 @@ def test_what_is_no_suite_is_a_line(tmp_path, text, says):
         find_suite(str(tmp_path / "mine.yaml"))
 
 
-def test_a_suite_is_found_by_name_in_the_current_folder_and_beside_plugins(tmp_path, monkeypatch):
+def test_a_suite_is_found_by_name_in_the_current_folder_beside_plugins_and_in_packages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder, name in ((tmp_path, "mine"), (tmp_path / "package", "theirs")):
+    installed = tmp_path / "site" / "installed_with_suite"
+    for folder, name in ((tmp_path, "mine"), (tmp_path / "package", "theirs"), (installed, "installed")):
         (folder / "conf" / "suite").mkdir(parents=True)
         (folder / "conf" / "suite" / f"{name}.yaml").write_text("tasks: {recall: task=recall}")
     monkeypatch.setenv("ATTNBENCH_PLUGINS", str(tmp_path / "package" / "plugins"))
-    assert find_suite("mine").tasks == find_suite("theirs").tasks == {"recall": ["task=recall"]}
+    (installed / "__init__.py").touch()
+    monkeypatch.syspath_prepend(installed.parent)
+    point = EntryPoint("theirs", "installed_with_suite.plugin", "attnbench")
+    monkeypatch.setattr("attnbench.suite.entry_points", lambda group: [point])
+    for name in ("mine", "theirs", "installed"):
+        assert find_suite(name).tasks == {"recall": ["task=recall"]}
     with pytest.raises(UsageError, match="suite=standrd: no such suite; did you mean 'standard'"):
         find_suite("standrd")
 
