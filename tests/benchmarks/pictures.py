@@ -32,22 +32,22 @@ def style(arm, number):
 def draw(picture, task, cells):
     """Draw a task, a panel for each option that its slices vary."""
     variants, changes = task.variants(), [{}, *task.slices().values()]
-    figure = Figure(figsize=(4.6 * len(task.over) + 2.6, 4.2), dpi=110, layout="constrained")
-    panels = figure.subplots(1, len(task.over), squeeze=False)[0]
+    places = {option: [] for option in task.over}  # (the option's value, which slice) of those that are of it
+    for i, changed in enumerate(changes):
+        for option in [o for o in task.over if o in changed][:1] or task.over:
+            places[option].append((getattr(variants[i], option), i))
+    drawn = {option: sorted(found) for option, found in places.items() if len(found) > 1}
+    figure = Figure(figsize=(4.6 * len(drawn) + 2.6, 4.2), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
     family = {cell.arm: (cell.arm.startswith(CONTROLS), cell.arm.startswith(STATES)) for cell in cells}
     number = {arm: [a for a in family if family[a] == family[arm]].index(arm) for arm in family}
-    for axis, option in zip(panels, task.over, strict=True):
-        first = [next((other for other in task.over if other in changed), option) for changed in changes]
-        places = sorted((getattr(variants[i], option), i) for i in range(len(changes)) if first[i] == option)
-        if len(places) < 2:
-            axis.remove()
-            continue
-        x = [value for value, _ in places]
+    for axis, (option, found) in zip(panels, drawn.items(), strict=True):
+        x = [value for value, _ in found]
         axis.axvline(getattr(task, option), color="lightgrey", linewidth=6, zorder=0)
         for cell in cells:
             parts = list(cell.slices.values())
-            y = [fmean(parts[i]) for _, i in places]
-            bars = [[max(0, m - min(parts[i])), max(0, max(parts[i]) - m)] for m, (_, i) in zip(y, places, strict=True)]
+            y = [fmean(parts[i]) for _, i in found]
+            bars = [[max(0, m - min(parts[i])), max(0, max(parts[i]) - m)] for m, (_, i) in zip(y, found, strict=True)]
             axis.errorbar(
                 x,
                 y,
