@@ -65,11 +65,16 @@ def card(
     )
     if found is None:
         return made
+    settings = {cell.task: cell.setting for cell in cells}  # an option on the command line may have changed it
+    beside = [cell for cell in found.cells if settings.get(cell.task, cell.setting) == cell.setting]
+    gone = dict.fromkeys(cell.task for cell in found.cells if cell not in beside)
+    others = [f"{task}: the references are left out: they ran with other options than these arms" for task in gone]
     folders = {cell.arm: Path(cell.folders[0]) for cell in cells}
     tasks = {cell.task: str(load(Path(cell.folders[0]), plan.registry, []).task.name) for cell in cells}
     return replace(
         made,
-        references=found.cells,
+        notes=[*made.notes, *others],
+        references=beside,
         costs={**found.costs, **costs(folders, plan.registry)},
         looks={**found.looks, **looks(cells, plan.registry)},
         published=[(t, row) for t, name in tasks.items() for row in plan.registry.get("task", name).cls.published],

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from attnbench.errors import UsageError
 from attnbench.registry import Registry
 from attnbench.report import read_references
+from attnbench.reports.card import Card
 from attnbench.reports.cells import from_json
 from attnbench.suite import Plan, Suite, best, find_suite, read_suite, read_tuning, settings, wider
 
@@ -252,3 +254,20 @@ def test_a_suite_on_the_command_line_ends_in_a_report(cli, tmp_path):
     assert "multihead-scaled_dot" not in said.out  # of another number of steps: no references
     assert "parity: the references are left out" in said.out
     assert (tmp_path / "runs" / "report.html").is_file()
+
+
+def test_a_planted_weakness_is_told_from_its_sound_twin_by_stored_results():
+    """Weights that never see every fourth key (tests/weakened/blinkered.py), and a delta rule with half the state."""
+    cells = [from_json(entry) for entry in json.loads((Path(__file__).parent / "weakened/results.json").read_text())]
+    suite = find_suite("standard")
+    tasks = {task: words for task, words in suite.tasks.items() if any(cell.task == task for cell in cells)}
+    found, _ = read_references(replace(suite, tasks=tasks), Registry.load())
+    sound = {"blinkered-scaled_dot": "multihead-scaled_dot", "deltanet num_heads=8": "deltanet"}
+    for weak, twin in sound.items():
+        mine = [cell for cell in cells if cell.arm == weak]
+        card = Card("standard", list(tasks), suite.seeds, suite.tuning_seeds, mine, found.cells)
+        pair = card.pairs[weak, twin]
+        assert pair.distinct, f"{weak}: p={pair.p}"
+        assert pair.mean < 0
+    half = {cell.task: cell.state_size for cell in cells if cell.arm == "deltanet num_heads=8"}
+    assert half == {cell.task: cell.state_size / 2 for cell in found.cells if cell.arm == "deltanet"}

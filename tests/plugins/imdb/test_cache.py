@@ -55,7 +55,7 @@ def test_of_two_runs_at_once_one_prepares_and_the_other_waits(cache, small_revie
         "import sys; from attnbench.registry import Registry; Registry.load();"
         "from attnbench.plugins.task.imdb import archive, cache, preparation; archive.PER_LABEL = int(sys.argv[2]);"
         "options = preparation.Preprocessing(True, None, (1,), 512, 'films');"
-        "cache.prepare(options, sys.argv[1], None, None)"
+        "from pathlib import Path; cache.prepare(options, Path(sys.argv[1]), None, None)"
     )
     command = [sys.executable, "-c", program, str(small_reviews), str(reviews.PER_LABEL)]
     with downloads.exclusive(cache):
@@ -78,7 +78,7 @@ def official():
 def test_the_official_archive_is_prepared_as_published(official, monkeypatch, tmp_path):
     monkeypatch.setattr(archive, "PER_LABEL", 12_500)
     monkeypatch.setenv("ATTNBENCH_DATA", str(tmp_path))
-    prepared = prepare_arrays(Preprocessing(True, None, (2,), 512, "films"), str(official), None, None)
+    prepared = prepare_arrays(Preprocessing(True, None, (2,), 512, "films"), official, None, None)
     assert {split: len(labels) for split, (_, _, labels) in prepared.splits.items()} == {
         "train": 22_500, "val": 2_500, "test": 25_000,
     }  # fmt: skip

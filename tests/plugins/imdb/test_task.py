@@ -15,8 +15,8 @@ LITTLE = ("trainer.max_steps=6", "trainer.val_every=3", "trainer.batch_size=16",
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["task.archive=nowhere.tar.gz"], "task.archive=nowhere.tar.gz: No such file or directory"),
-        (["task.folder=nowhere"], "task.folder=nowhere: No such file or directory"),
+        (["task.archive=nowhere.tar.gz"], "/nowhere.tar.gz: No such file or directory"),
+        (["task.folder=nowhere"], "/nowhere: No such file or directory"),
         (["task.archive=a", "task.folder=b"], "archive= and folder= are two ways"),
         (["task.min_counts=[0]"], "min_counts=[0]"),
         (["task.masked=false"], "masked=false, which attends to padding, goes with min_counts=[1] and row_dropout=0"),
