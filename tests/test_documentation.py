@@ -20,6 +20,7 @@ from attnbench.bench import BenchConfig
 from attnbench.registry import Registry
 from attnbench.reports.usage import SETTINGS, settings
 from attnbench.schema import options
+from attnbench.suite import find_suite
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -127,6 +128,8 @@ def test_a_documented_command_exists_with_its_words(page, line):
         group, dot, option = key.partition(".")
         if command == "bench" and not dot and key not in ("attention", "scoring"):
             assert key in {option.name for option in fields(BenchConfig)}, word
+        elif command == "suite" and key in ("suite", "task"):
+            assert all(name in find_suite("standard").tasks for name in value.split(",")) or find_suite(value), word
         elif dot:
             assert option in known[group], word
         else:
