@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import attnbench
+from attnbench.registry import Registry
 
 MAPS = ("elu", "taylor", "hedgehog", "performer")
 
@@ -78,11 +79,10 @@ def test_performer_is_near_softmax_with_many_features() -> None:
     """On average over 400 draws of 2 d features its products are a multiple of exp(q·k / sqrt(d)), to a few percent."""
     x = 0.4 * torch.randn(1, 6, 16, dtype=torch.float64)
     products = torch.zeros(6, 6, dtype=torch.float64)
+    registry, chosen = Registry.load(), {"name": "linear_attention", "feature_map": "performer"}
     for seed in range(400):
         torch.manual_seed(seed)
-        phi = attnbench.build(
-            "attention", "linear_attention", query_dim=16, key_dim=16, value_dim=2, feature_map="performer"
-        ).q_map
+        phi = registry.build_attention(chosen, None, query_dim=16, key_dim=16, value_dim=2).q_map
         features = phi.double()(x[0], True)
         products += features @ features.mT / 400
     expected = (x[0] @ x[0].mT / 4).exp()
