@@ -38,9 +38,8 @@ class LanguageModel(TokenTask):
         tokens   a t t e n t i o
         targets  t t e n t i o n
 
-    `bits` is the loss in bits a character. The first 80% of the text are for training, then 10% for validation and 10%
-    for testing; windows begin anywhere. At the sizes that train in a minute mechanisms differ by little more than seeds
-    do: a sanity check, not a task that ranks them. The small text that ships is soon learned by heart.
+    `bits` is the loss in bits a character. Of the text 80% train, then 10% validate and 10% test; windows begin anywhere.
+    At this size mechanisms differ hardly more than seeds: a sanity check. The text that ships is soon learned by heart.
 
     Args:
         file: the text, UTF-8; or an archive, .tar.gz, whose .txt members are read one after the other, such as that of
