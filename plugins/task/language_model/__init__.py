@@ -38,7 +38,7 @@ class LanguageModel(TokenTask):
         tokens   a t t e n t i o
         targets  t t e n t i o n
 
-    `bits` is the loss in bits a character. 80% of the text train, then 10% validate and 10% test; windows begin anywhere.
+    `bits` is the loss in bits a character. 80% of the text train, 10% validate, 10% test; windows begin anywhere.
     At this size mechanisms differ hardly more than seeds: a sanity check. The text that ships is soon learned by heart.
 
     Args:
