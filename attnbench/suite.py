@@ -96,10 +96,11 @@ def find_suite(name: str) -> Suite:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
     try:
-        tasks = values.pop("tasks")
-        if isinstance(tasks, str):  # those of another suite, which may stand beside its results
-            return replace(find_suite(tasks), **{"name": path.stem, "references": (), **values})
-        return Suite(path.stem, {k: str(v).split() for k, v in tasks.items()}, **values, path=path)
+        tasks = {task: str(words).split() for task, words in values.pop("tasks").items()}
+        others = {words[0]: find_suite(words[0]) for words in tasks.values() if "=" not in words[0]}
+        for task, words in tasks.items():  # the words of a task, or the suite that has them, and results of it
+            tasks[task] = list(others[words[0]].tasks[task]) if words[0] in others else words
+        return Suite(path.stem, tasks, **values, path=next((other.path for other in others.values()), path))
     except (AttributeError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: a suite has tasks, rates, tuning_seeds and seeds; {first_line(error)}") from error
 
