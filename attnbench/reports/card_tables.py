@@ -199,11 +199,9 @@ def _lie(console: Any, sheet: Sheet) -> None:
     words = ("mechanism", "not told apart")
     columns = dict(zip(sheet.headings, zip(*sheet.rows, strict=True), strict=True))
     widths = {heading: max(map(len, [heading, *column])) for heading, column in columns.items()}
-    if sum(widths.values()) + len(widths) > console.width:  # headings of numbers are folded, names too
-        widths = {
-            heading: min(24, max(map(len, column))) if heading in words else max(5, *map(len, column))
-            for heading, column in columns.items()
-        }
+    widths |= {heading: min(24, widths[heading]) for heading in words}  # names are folded
+    if sum(widths.values()) + len(widths) > console.width:  # headings of numbers too
+        widths |= {heading: max(5, *map(len, columns[heading])) for heading in widths if heading not in words}
     shown = list(sheet.headings)
     for heading in sheet.narrow:
         if sum(widths[name] + 1 for name in shown) > console.width:
