@@ -16,7 +16,7 @@ from attnbench.interfaces import AttentionMap
 from attnbench.measure import processor, time_in_turn
 from attnbench.registry import Registry
 from attnbench.reports import references
-from attnbench.reports.card import MULTIHEAD, Card
+from attnbench.reports.card import MULTIHEAD, Card, join
 from attnbench.reports.cells import Cell
 from attnbench.reports.references import References
 from attnbench.run_folder import load
@@ -69,6 +69,7 @@ def card(
     beside = [cell for cell in found.cells if settings.get(cell.task, cell.setting) == cell.setting]
     gone = dict.fromkeys(cell.task for cell in found.cells if cell not in beside)
     others = [f"{task}: the references are left out: they ran with other options than these arms" for task in gone]
+    others += unequal(cells, beside)
     folders = {cell.arm: Path(cell.folders[0]) for cell in cells}
     tasks = {cell.task: str(load(Path(cell.folders[0]), plan.registry, []).task.name) for cell in cells}
     return replace(
@@ -79,6 +80,16 @@ def card(
         looks={**found.looks, **looks(cells, plan.registry)},
         published=[(t, row) for t, name in tasks.items() for row in plan.registry.get("task", name).cls.published],
     )
+
+
+def unequal(cells: Sequence[Cell], beside: Sequence[Cell]) -> list[str]:
+    """Say where references tried other learning rates, or ran on other seeds, than the arms that they stand beside."""
+    rates = {cell.task: {lr for lr, _ in cell.tried} for cell in cells}
+    seeds = {cell.task: cell.seeds for cell in cells}
+    tried = dict.fromkeys(c.task for c in beside if rates.get(c.task) not in (None, {lr for lr, _ in c.tried}))
+    ran = dict.fromkeys(c.task for c in beside if seeds.get(c.task) not in (None, c.seeds))
+    found = {"tried other learning rates": tried, "ran on other seeds": ran}
+    return [f"{join(tasks)}: the references {what} than these arms" for what, tasks in found.items() if tasks]
 
 
 def costs(folders: Mapping[str, Path], registry: Registry) -> dict[str, dict[int, float]]:

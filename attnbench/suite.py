@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from attnbench import conf  # type: ignore[attr-defined]
-from attnbench.config import OptimizerConfig, TrainerConfig
+from attnbench.config import OptimizerConfig, TrainerConfig, refuse_expressions
 from attnbench.errors import UsageError, first_line, nearest
 from attnbench.registry import Registry
 from attnbench.reports.aggregate import normalise, scale
@@ -67,6 +67,12 @@ class Suite:
             raise UsageError(f"suite {self.name}: seed {min(shared)} both chooses the rate and reports it")
         if len(self.rates) > 1 and not self.tuning_seeds:
             raise UsageError(f"suite {self.name}: {len(self.rates)} rates need tuning_seeds to choose by")
+        for lr in self.rates:
+            if not 0 < lr < math.inf:
+                raise UsageError(f"suite {self.name}: {lr}: a learning rate is above 0 and finite")
+        for task, words in self.tasks.items():
+            if not words:
+                raise UsageError(f"suite {self.name}: {task}: expected the words of its runs, such as task=recall")
         for word in itertools.chain.from_iterable(self.tasks.values()):
             if word.partition("=")[0].partition(".")[0] not in SETTING or "=" not in word:
                 raise UsageError(f"suite {self.name}: '{word}': expected task=, trainer.OPTION= or optimizer.OPTION=")
@@ -80,8 +86,12 @@ def folders() -> list[Path]:
     return [*(place / "conf" / "suite" for place in (Path(), *beside, *packages)), Path(conf.__file__).parent / "suite"]
 
 
-def find_suite(name: str) -> Suite:
+def find_suite(name: str, within: Sequence[Path] = ()) -> Suite:
     """Read a suite by its name, or the path of its file.
+
+    Args:
+        name: of the suite.
+        within: the files of the suites that take tasks from it.
 
     Raises:
         UsageError: there is none, or it is not one.
@@ -91,17 +101,23 @@ def find_suite(name: str) -> Suite:
     if path is None:
         known = [p.stem for f in folders() for p in sorted(f.glob("*.yaml"))]
         raise UsageError(f"suite={name}: no such suite; {nearest(name, known)}")
+    if path in within:
+        raise UsageError(f"{path}: it takes tasks from itself; write the words of a task's runs, such as task=recall")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read: {first_line(error)}") from error
+    refuse_expressions(path, values)
     try:
         tasks = {task: str(words).split() for task, words in values.pop("tasks").items()}
-        others = {words[0]: find_suite(words[0]) for words in tasks.values() if "=" not in words[0]}
+        names = {words[0] for words in tasks.values() if words and "=" not in words[0]}
+        others = {name: find_suite(name, (*within, path)) for name in names}
         for task, words in tasks.items():  # the words of a task, or the suite that has them, and results of it
-            tasks[task] = list(others[words[0]].tasks[task]) if words[0] in others else words
+            tasks[task] = list(others[words[0]].tasks[task]) if names.intersection(words[:1]) else words
+        numbers = {"rates": float, "tuning_seeds": int, "seeds": int}
+        values |= {key: [kind(value) for value in values[key]] for key, kind in numbers.items() if key in values}
         return Suite(path.stem, tasks, **values, path=next((other.path for other in others.values()), path))
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: a suite has tasks, rates, tuning_seeds and seeds; {first_line(error)}") from error
 
 
@@ -112,6 +128,8 @@ def read_suite(words: Sequence[str]) -> tuple[Suite, list[str]]:
     """
     chosen, rest = _taken(words, "suite", "task")
     suite = find_suite(chosen.get("suite", "standard"))
+    if not any(word.startswith(("attention=", "scoring=")) for word in rest):
+        raise UsageError("suite: which mechanism? attention=NAME, with a scoring=NAME if it takes one")
     names = chosen["task"].split(",") if "task" in chosen else list(suite.tasks)
     for name in names:
         if name not in suite.tasks:

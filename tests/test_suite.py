@@ -11,7 +11,7 @@ import yaml
 
 from attnbench.errors import UsageError
 from attnbench.registry import Registry
-from attnbench.report import read_references
+from attnbench.report import read_references, unequal
 from attnbench.reports.card import Card
 from attnbench.reports.cells import from_json
 from attnbench.suite import Plan, Suite, best, find_suite, read_suite, read_tuning, settings, wider
@@ -142,6 +142,11 @@ def test_a_seed_that_chooses_cannot_report():
         ("tasks: {a: hydra.run.dir=x}", "expected task="),
         ("tasks: {a: task=recall}\ntuning_seeds: []", "3 rates need tuning_seeds to choose by"),
         ("- 1", "a suite has tasks"),
+        ("tasks: {a: ''}", "a: expected the words of its runs, such as task=recall"),
+        ("tasks: {a: task=recall}\nrates: [fast]", "a suite has tasks, rates"),
+        ("tasks: {a: task=recall}\nrates: [0]", "0.0: a learning rate is above 0 and finite"),
+        ("tasks: {a: task=recall}\nseeds: [one]", "a suite has tasks, rates"),
+        ("tasks: {a: 'task=date task.file=${oc.env:HOME}'}", "expressions are not allowed here"),
         ("tasks: [", "cannot be read"),
     ],
 )
@@ -168,6 +173,35 @@ def test_a_suite_is_found_by_name_in_the_current_folder_beside_plugins_and_in_pa
         find_suite("standrd")
 
 
+def test_suites_that_take_tasks_from_one_another_in_a_circle_are_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "suite").mkdir(parents=True)
+    for name, other in (("one", "two"), ("two", "one")):
+        (tmp_path / "conf" / "suite" / f"{name}.yaml").write_text(f"tasks: {{recall: {other}}}")
+    with pytest.raises(UsageError, match="it takes tasks from itself"):
+        find_suite("one")
+
+
+def test_results_that_are_damaged_are_a_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for text in ("{", "[]", '{"cells": [{"task": "recall"}], "costs": [], "looks": []}', '{"cells": 3}'):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(UsageError, match=r"mine\.json: not the results of a suite"):
+            read_references(Suite("mine", {"recall": ["task=recall"]}, path=path), Registry.load())
+
+
+def test_references_that_were_tuned_otherwise_are_said_to_be(tmp_path):
+    machine, made = Machine(tmp_path, {"last": 0.01}), plan(seeds=(0, 1), rates=(0.01,), tuning_seeds=())
+    made.follow([["attention=last"]], machine.launch)
+    (mine,) = made.cells
+    tuned = replace(mine, tried=[(0.003, 0.5), (0.01, 0.6)], seeds=[0, 1, 2], metrics={"test/accuracy": [1.0] * 3})
+    assert unequal([mine], [mine]) == []
+    assert unequal([mine], [tuned]) == [
+        "recall: the references tried other learning rates than these arms",
+        "recall: the references ran on other seeds than these arms",
+    ]
+
+
 def test_words_choose_the_suite_and_the_tasks_and_the_rest_are_arms():
     suite, arms = read_suite(["attention=gla", "suite=quick", "task=recall,parity", "trainer.max_steps=5"])
     assert (suite.name, list(suite.tasks), arms) == (
@@ -176,7 +210,9 @@ def test_words_choose_the_suite_and_the_tasks_and_the_rest_are_arms():
         ["attention=gla", "trainer.max_steps=5"],
     )
     with pytest.raises(UsageError, match="task=recal: not in suite=standard; did you mean 'recall'"):
-        read_suite(["task=recal"])
+        read_suite(["attention=gla", "task=recal"])
+    with pytest.raises(UsageError, match="suite: which mechanism"):
+        read_suite(["suite=quick"])
     suite, arms = read_tuning(["task=recall", "optimizer.lr=1e-3,1e-2", "seed=0,1", "attention=gla"])
     assert (suite.rates, suite.seeds, arms) == ([0.001, 0.01], [0, 1], ["attention=gla"])
     with pytest.raises(UsageError, match="which task"):
@@ -199,7 +235,7 @@ def test_every_task_of_a_suite_that_ships_can_be_composed():
 
 
 def test_references_of_a_setting_that_has_changed_are_left_out_and_said(tmp_path):
-    suite, registry = read_suite(["task=recall,parity"])[0], Registry.load()
+    suite, registry = read_suite(["attention=gla", "task=recall,parity"])[0], Registry.load()
     record = json.loads(STANDARD.path.with_suffix(".json").read_text())
     for cell in record["cells"]:
         if cell["task"] == "recall":
@@ -224,7 +260,7 @@ def test_the_results_that_ship_are_of_todays_settings_and_of_each_arm():
 
 
 def test_a_cheap_cell_that_ships_is_what_the_command_gives(cli, tmp_path):
-    found, _ = read_references(read_suite(["task=recall"])[0], Registry.load())
+    found, _ = read_references(read_suite(["attention=gla", "task=recall"])[0], Registry.load())
     cell = next(cell for cell in found.cells if cell.arm == "last")
     said = cli(*STANDARD.tasks["recall"], *cell.words, f"optimizer.lr={cell.lr:g}", "seed=0", "hydra.run.dir=again")
     assert said.code == 0

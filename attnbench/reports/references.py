@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from attnbench.errors import UsageError, first_line
 from attnbench.interfaces import AttentionMap
 from attnbench.reports.cells import Cell, from_json
 
@@ -52,16 +53,22 @@ def read(path: Path, settings: Mapping[str, str]) -> tuple[References, list[str]
     Args:
         path: of the file.
         settings: the tasks, and the hash of each one's setting today: a result of another setting is left out.
+
+    Raises:
+        UsageError: the file is damaged, or something else.
     """
     if not path.is_file():
         return References(), []
-    record = json.loads(path.read_text(encoding="utf-8"))
-    known = [cell for entry in record["cells"] if (cell := from_json(entry)).task in settings]
-    fresh = [cell for cell in known if cell.setting == settings[cell.task]]
-    tasks = {cell.task for cell in fresh}
-    stale = dict.fromkeys(cell.task for cell in known if cell.task not in tasks)
-    costs = {arm: {int(length): ratio for length, ratio in ratios} for arm, ratios in record["costs"]}
-    looks = {(task, arm): _from_json(look) for task, arm, look in record["looks"] if task in tasks}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = [cell for entry in record["cells"] if (cell := from_json(entry)).task in settings]
+        fresh = [cell for cell in known if cell.setting == settings[cell.task]]
+        tasks = {cell.task for cell in fresh}
+        stale = dict.fromkeys(cell.task for cell in known if cell.task not in tasks)
+        costs = {arm: {int(length): ratio for length, ratio in ratios} for arm, ratios in record["costs"]}
+        looks = {(task, arm): _from_json(look) for task, arm, look in record["looks"] if task in tasks}
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: not the results of a suite: {first_line(error)}; take it away") from error
     notes = [f"{task}: the references are left out: the task or its recipe has changed since" for task in stale]
     return References(fresh, costs, looks), notes
 

@@ -7,11 +7,12 @@ With `task=` only those tasks are run, and nothing is written: two such commands
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from attnbench.registry import Registry
 from attnbench.report import write_references
-from attnbench.suite import Plan, read_suite
+from attnbench.suite import Plan, find_suite
 from attnbench.sweep import follow
 
 
@@ -19,7 +20,9 @@ def main() -> None:
     """Run what is missing, and write."""
     folder, words = sys.argv[1], sys.argv[2:]
     name = next((word for word in words if "=" not in word), "standard")
-    suite, _ = read_suite([f"suite={name}", *(word for word in words if "=" in word)])
+    suite = find_suite(name)
+    tasks = next((word.partition("=")[2].split(",") for word in words if word.startswith("task=")), list(suite.tasks))
+    suite = replace(suite, tasks={task: suite.tasks[task] for task in tasks})
     plan = Plan(suite, Registry.load())
     arms = [words.split() for words in suite.references]
     follow(plan.registry, lambda _, launch: plan.follow(arms, launch), [f"hydra.sweep.dir={folder}"])

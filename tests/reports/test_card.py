@@ -6,7 +6,6 @@ import io
 import json
 import math
 import re
-from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
@@ -304,7 +303,6 @@ def test_tune_says_how_soon_the_goal_was_reached_and_how_often(capsys):
     assert re.search(r"CPU seconds +3\.0\nparameters +1,234\nstate +100\n", out)
 
 
-CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -376,26 +374,6 @@ def test_figures_take_their_colours_from_the_page(report):
     assert len(drawings) == 10  # profile, improvement, cost, state; scores, difficulty and rates of two tasks
     assert all("var(--" in drawing for drawing in drawings)
     assert not set(re.findall("#[0-9a-f]{6}", "".join(drawings)))
-
-
-@pytest.fixture(params=["light", "dark", "phone"])
-def page(request, report):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs a browser, {CHROMIUM}")
-    size = {"width": 390, "height": 800} if request.param == "phone" else {"width": 1200, "height": 900}
-    scheme = "dark" if request.param == "dark" else "light"
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        opened = browser.new_context(viewport=size, color_scheme=scheme, offline=True).new_page()
-        complaints = []
-        opened.on("console", lambda message: complaints.append(message.text))
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("dialog", lambda dialog: complaints.append(dialog.message))
-        opened.goto(report.as_uri())
-        yield opened
-        assert complaints == []
-        browser.close()
 
 
 def test_the_page_is_as_wide_as_its_window_and_its_letters_can_be_read(page):

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +9,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from attnbench.reports.page import PLACE, curves, pictures
 from attnbench.reports.runs import read_all
-
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 
 def draw_pictures(folder, steps, examples=2):
@@ -89,31 +82,6 @@ def test_a_damaged_event_file_costs_the_page_its_pictures_only(tmp_path):
     (tmp_path / "events.out.tfevents.1").write_bytes(b"\x00\x01garbage")
 
     assert pictures(tmp_path) == {}
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs a browser, {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(params=["light", "dark", "phone"])
-def page(request, browser, report):
-    size = {"width": 390, "height": 800} if request.param == "phone" else {"width": 1280, "height": 900}
-    scheme = "dark" if request.param == "dark" else "light"
-    opened = browser.new_context(viewport=size, color_scheme=scheme, offline=True).new_page()
-    complaints = []
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("dialog", lambda dialog: complaints.append(dialog.message))
-    opened.goto(report.as_uri())
-    yield opened
-    assert complaints == []
 
 
 def groups(page):
