@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TRAIN, VAL, TEST = 0, 1, 2  # streams of random numbers; test slice s has stream TEST + s
 EMBEDDING_STD = 0.02  # as GPT-2 begins: what attention writes then soon outweighs what a token is
+BLOCK = 1024  # examples that are drawn at once
 NOWHERE = -1  # the truth of a place whose answer stands nowhere
 MOST_LISTED = 30  # tokens, to a user who has typed another
 
@@ -57,6 +58,8 @@ class TokenBatch(NamedTuple):
 class Generated(Dataset[TokenBatch]):
     """Examples made when asked for: `size` of each part, one part after the other.
 
+    Neighbours are drawn in blocks, for less than batch by batch; an example is the same in any batch or block.
+
     Args:
         parts: tasks that generate; a test's slices.
         size: how many examples of each.
@@ -66,6 +69,7 @@ class Generated(Dataset[TokenBatch]):
 
     def __init__(self, parts: Sequence[TokenTask], size: int, *, seed: int, stream: int) -> None:
         self.parts, self.size, self.seed, self.stream = parts, size, seed, stream
+        self.held: tuple[tuple[int, int], TokenBatch] | None = None  # the block drawn last: its part and number
 
     def __len__(self) -> int:
         return self.size * len(self.parts)
@@ -83,6 +87,17 @@ class Generated(Dataset[TokenBatch]):
 
     def _of(self, number: int, indices: list[int]) -> TokenBatch:
         own = [index - number * self.size for index in indices]
+        block, place = divmod(own[0], BLOCK)
+        if place + len(own) <= BLOCK and own == list(range(own[0], own[0] + len(own))):
+            if self.held is None or self.held[0] != (number, block):
+                self.held = (
+                    (number, block),
+                    self._made(number, range(block * BLOCK, min((block + 1) * BLOCK, self.size))),
+                )
+            return TokenBatch(*(field[place : place + len(own)] for field in self.held[1]))
+        return self._made(number, own)
+
+    def _made(self, number: int, own: Sequence[int]) -> TokenBatch:
         made = self.parts[number].generate(Draws(self.seed, own, stream=self.stream + number))
         truth = torch.full_like(made.tokens, NOWHERE) if made.truth is None else made.truth
         return TokenBatch(made.tokens, made.targets, made.scored, truth, torch.full((len(own),), number))

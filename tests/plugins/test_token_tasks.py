@@ -216,6 +216,17 @@ TASKS = ["recall", "flip_flop", "state_tracking", "induction", "copying", "marko
 
 
 @pytest.mark.parametrize("name", TASKS)
+def test_a_batch_is_the_same_whether_drawn_in_a_block_or_alone(name):
+    task = attnbench.build("task", name)
+    task.prepare()
+    data = task.data("train")
+    for indices in (range(64), range(64, 128), range(1000, 1064), range(2048, 2112), [5, 3, 4000], range(60, 70)):
+        batch, alone = data[list(indices)], task.generate(Draws(task.seed, list(indices), stream=0))
+        for field in ("tokens", "targets", "scored"):
+            assert torch.equal(getattr(batch, field), getattr(alone, field)), (indices, field)
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_training_data_go_by_the_runs_seed_and_evaluation_data_do_not(name):
     one, other = attnbench.build("task", name), attnbench.build("task", name)
     other.seed = 1
