@@ -282,9 +282,14 @@ def join(items: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def range_of(values: Sequence[float]) -> str:
-    """Return "0.1 to 0.2", or the one value that all are."""
-    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+def size_of(difference: float) -> str:
+    """Write a difference of scores; one that is more than the way from chance to the goal is no score's."""
+    return f"{difference:.2g}" if difference <= 1 else "over 1"
+
+
+def range_of(differences: Sequence[float]) -> str:
+    """Return "0.1 to 0.2", or the one size that all are."""
+    low, high = size_of(min(differences)), size_of(max(differences))
     return low if low == high else f"{low} to {high}"
 
 
@@ -313,7 +318,8 @@ def verdict(card: Card, arm: str) -> list[str]:
         length, ratio = row.cost
         told.append(f"Forward and backward at {length:,} keys take {times(ratio)} as long as {MULTIHEAD}'s.")
     if row.state is not None and arm != MULTIHEAD:
-        told.append(f"To go on decoding it keeps {times(row.state)} as many numbers as {MULTIHEAD} does.")
+        kept = f"{times(row.state)} as many numbers as {MULTIHEAD} does" if row.state else "nothing"
+        told.append(f"To go on decoding it keeps {kept}.")
     alike = [other for other in others if (pair := card.pairs.get((arm, other))) and not pair.distinct]
     tested = [pair.smallest for other in others if (pair := card.pairs.get((arm, other))) and pair.smallest is not None]
     if alike:

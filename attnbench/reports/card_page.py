@@ -13,7 +13,7 @@ from statistics import fmean
 
 from attnbench.reports import card_figures as figures
 from attnbench.reports.attention import draw
-from attnbench.reports.card import MULTIHEAD, Card, Pair, Standing, at_chance, telling, verdict
+from attnbench.reports.card import MULTIHEAD, Card, Pair, Standing, at_chance, size_of, telling, verdict
 from attnbench.reports.card_export import latex_table
 from attnbench.reports.card_tables import NONE, alike, between, digits, good_rates, method, tuned
 from attnbench.reports.compare import printable
@@ -137,7 +137,7 @@ def _against(card: Card, arm: str) -> str:
                 _cell(f"{pair.mean:+.3f}"),
                 _cell(NONE if pair.p is None else "<0.0001" if pair.p < 1e-4 else f"{pair.p:.4f}"),
                 _cell(word, kind=f"words {word if pair.distinct else ''}"),
-                _cell(digits(pair.smallest, 3)),
+                _cell(NONE if pair.smallest is None else size_of(pair.smallest)),
                 _cell(_needed(pair)),
                 _cell(f"{share:.2f}", between(ends, 2)),
             ]

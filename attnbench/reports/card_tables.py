@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from attnbench.reports.card import MULTIHEAD, Card, Standing, join, range_of, telling, verdict, width
+from attnbench.reports.card import MULTIHEAD, Card, Standing, join, range_of, size_of, telling, verdict, width
 from attnbench.reports.cells import Cell
 from attnbench.reports.compare import printable
 from attnbench.reports.statistics import interval, interval_name, wilson
@@ -61,7 +61,7 @@ def alike(card: Card, row: Standing) -> list[str]:
     found = []
     for (one, other), pair in card.pairs.items():
         if one == row.arm and not pair.distinct:
-            found.append(other if pair.smallest is None else f"{other} ({pair.smallest:.2g})")
+            found.append(other if pair.smallest is None else f"{other} ({size_of(pair.smallest)})")
     return found
 
 

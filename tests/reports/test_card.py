@@ -123,6 +123,18 @@ def test_the_verdict_says_what_these_seeds_cannot_tell():
     assert told[-1] == "Nothing is told apart by recall."
 
 
+def test_a_difference_wider_than_the_scale_is_no_number():
+    arms = [cell("recall", "mine", (0.9, 0.5))], [cell("recall", "twin", (0.5, 0.9))]
+
+    assert verdict(card(*arms, tasks=["recall"]), "mine")[-2].endswith("pair by pair, is a difference of over 1.")
+
+
+def test_a_mechanism_without_a_state_keeps_nothing():
+    told = verdict(card([cell("recall", "mine", GOOD, state=0)], [cell("recall", MULTIHEAD, POOR)]), "mine")
+
+    assert "To go on decoding it keeps nothing." in told
+
+
 def test_where_nothing_can_be_tested_the_verdict_says_so_without_a_number():
     made = card([cell("recall", "mine", (0.9,))], [cell("recall", "other", (0.8,))], tasks=["recall"])
 
