@@ -223,6 +223,9 @@ class AttentionMap:
         title: what the example is.
         truth: [Q, K], True at the keys that hold what the query is to write, where the task knows; a row of False has
             no such keys. `attention/alignment` is measured against it.
+        grid: (rows, columns) of keys that are the places of a grid, row by row: it is drawn as one, a panel for each
+            query. None for keys that stand in a line.
+        image: [height, width] grey or [height, width, 3], 0 to 1: what the grid lies over.
     """
 
     weights: Tensor
@@ -231,6 +234,8 @@ class AttentionMap:
     mask: Tensor | None = None
     title: str = ""
     truth: Tensor | None = None
+    grid: tuple[int, int] | None = None
+    image: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -275,7 +280,7 @@ class Task(ABC):
     recipe: ClassVar[Mapping[str, Any]] = {}
     #: The metric that chooses the checkpoint, a key of `metrics()`; whether more of it is better; and the value at
     #: which nothing is left to gain, so that training may stop.
-    primary: ClassVar[str]
+    primary: str
     mode: ClassVar[Literal["max", "min"]] = "max"
     goal: ClassVar[float] = 1.0
     #: The primary metric's value by chance, or of a control without attention; None where it is not known.
@@ -286,7 +291,7 @@ class Task(ABC):
     stepwise: ClassVar[bool] = False
     #: True if training examples are drawn anew for every step: step s holds examples s·B to (s+1)·B - 1, in order, and
     #: trainer.max_steps says where it ends. The training split then needs no length.
-    fresh: ClassVar[bool] = False
+    fresh: bool = False
     #: The run's seed, set before `restore` and `prepare`: a task may draw its training data from it.
     seed: int = 0
     #: Whether the host's embeddings may have sparse gradients, set before `model`: several GPUs cannot exchange them.

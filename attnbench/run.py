@@ -348,13 +348,12 @@ def look(folder: Path, registry: Registry) -> AttentionMap | None:
     example = examples[0]
     rows = range(len(example.rows)) if example.truth is None else example.truth.any(dim=1).nonzero().flatten().tolist()
     kept = torch.tensor(list(rows))
-    return AttentionMap(
-        example.weights[:, kept],
-        [example.rows[row] for row in rows],
-        example.columns,
-        None if example.mask is None else example.mask[kept],
-        example.title,
-        None if example.truth is None else example.truth[kept],
+    return replace(
+        example,
+        weights=example.weights[:, kept],
+        rows=[example.rows[row] for row in rows],
+        mask=None if example.mask is None else example.mask[kept],
+        truth=None if example.truth is None else example.truth[kept],
     )
 
 

@@ -148,7 +148,7 @@ class TokenTask(Task):
         "optimizer": {"name": "adamw", "lr": 1e-2, "warmup": 0.1},
     }
     primary = "accuracy"
-    fresh: ClassVar[bool] = True
+    fresh: bool = True
     #: What `measure` returns, by name; of each, the test also tells every slice's, `<name>_<slice>`.
     measures: ClassVar[tuple[str, ...]] = ("accuracy",)
     #: Whether `sequence_accuracy` is measured, the share of sequences that are right at every scored place.

@@ -133,6 +133,9 @@ def _map(drawn: AttentionMap) -> None:
         list(weights.shape) == wanted,
         f"{wanted[1]} row and {wanted[2]} column labels for weights {list(weights.shape)}",
     )
+    if drawn.grid is not None:
+        down, across = drawn.grid
+        require(down * across == wanted[2], f"a grid of {down} x {across} for {wanted[2]} keys")
     mask = torch.ones(weights.shape[1:], dtype=torch.bool) if drawn.mask is None else drawn.mask
     require(mask.shape == weights.shape[1:], f"the mask is {list(mask.shape)} for weights {list(weights.shape)}")
     distribution(weights.unsqueeze(0), mask.unsqueeze(0), torch.float32)

@@ -14,6 +14,9 @@ import pytorch_lightning as pl
 import torch
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
@@ -25,6 +28,8 @@ TILE = 64  # keys that a tile has at most: the last ones
 LINE = 12  # keys that one query looks at are drawn in a line up to here, and written as a text beyond
 COLUMNS, WRITTEN = 140, 600  # letters in a line of such a text, and how many keys it has: the last ones
 LETTERS = 24  # that a label has at most
+PANELS = 6  # side by side, of a map that is laid over an image
+LAID, OUTLINE = "darkorange", "cyan"  # weights over an image, and the edge of where the truth is
 HIDDEN = "#c8c8c8"  # masked positions: grey, a colour that no weight has
 
 
@@ -33,12 +38,14 @@ def draw(attention_map: AttentionMap) -> Figure:
 
     Colours are of weights from 0 to 1; over more than `TILE` keys, from 0 to the largest that is drawn.
     Where one query looks at many keys, a line would be too long: the labels are then written as a text (`write`).
+    Keys that are places of a grid are drawn over the image (`lay_over`).
     """
+    if attention_map.grid is not None:
+        return lay_over(attention_map)
     if attention_map.weights.shape[1] == 1 and len(attention_map.columns) > LINE:
         return write(attention_map)
-    weights = attention_map.weights.detach().float().cpu().numpy()
-    if attention_map.mask is not None:
-        weights = np.where(attention_map.mask.cpu().numpy(), weights, np.nan)
+    left_out = _left_out(attention_map, TILE)
+    weights = _hidden_as_nan(attention_map)
     many = weights.shape[-1] > TILE
     weights, columns = weights[..., -TILE:], [_label(label) for label in attention_map.columns[-TILE:]]
     longest = max(map(len, columns))
@@ -63,16 +70,96 @@ def draw(attention_map: AttentionMap) -> Figure:
         if longest > 2:
             axis.tick_params(axis="x", rotation=90)
         axis.tick_params(length=0)
-        axis.set_xlabel("key", fontsize=8)
+        axis.set_xlabel(f"key{left_out}", fontsize=8)
         axis.set_ylabel("query", fontsize=8)
         if heads > 1:
             axis.set_title(f"head {place + 1} of {heads}", fontsize=8)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    letters = int(14 * figure.get_figwidth())  # of 9 points, in a line that no end is cut off
-    figure.suptitle(_plain(textwrap.fill(_drawable(attention_map.title), letters)), fontsize=9)
+    _set_title(figure, attention_map.title)
     return figure
+
+
+def lay_over(attention_map: AttentionMap) -> Figure:
+    """Draw the weights over the image, a panel for each query and head; outlined where the truth is, grey if masked.
+
+    The deepest colour is the largest weight of all panels. Over a query that has a truth stands the weight there.
+    """
+    assert attention_map.grid is not None
+    down, across = attention_map.grid
+    weights = _hidden_as_nan(attention_map)
+    heads, queries, _ = weights.shape
+    largest = max(float(np.nan_to_num(weights).max()), 1e-12)
+    image = np.zeros((down, across)) if attention_map.image is None else attention_map.image.float().cpu().numpy()
+    grey = image if image.ndim == 2 else image.mean(axis=2)
+    truth = None if attention_map.truth is None else attention_map.truth.cpu().numpy()
+    panels: list[tuple[int, int] | None] = [(head, query) for head in range(heads) for query in range(queries)]
+    if attention_map.image is not None:
+        panels.insert(0, None)
+    width = min(PANELS, len(panels))
+    height = -(-len(panels) // width)
+    figure = Figure(figsize=(max(4.0, width * 1.5 + 0.8), height * (1.5 * down / across + 0.4) + 0.5), dpi=110)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(height, width, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        axis.imshow(image if panel is None else grey, cmap="gray", vmin=0, vmax=1, extent=(0, across, down, 0))
+        if panel is None:
+            axis.set_title("image", fontsize=8)
+            continue
+        head, query = panel
+        shares = weights[head, query].reshape(down, across)
+        colours = np.empty((down, across, 4))
+        colours[..., :3], colours[..., 3] = to_rgb(LAID), 0.7 * shares / largest
+        colours[np.isnan(shares)] = to_rgba(HIDDEN)
+        axis.imshow(colours, extent=(0, across, down, 0), interpolation="none")
+        says = _label(attention_map.rows[query]) + (f" (head {head + 1})" if heads > 1 else "")
+        if truth is not None and truth[query].any():
+            axis.add_collection(LineCollection(_outline(truth[query].reshape(down, across)), colors=OUTLINE))
+            says += f"\n{np.nansum(weights[head, query][truth[query]]):.2f} in the outline"
+        axis.set_title(_plain(says), fontsize=8)
+    scale = ScalarMappable(Normalize(0, largest), LinearSegmentedColormap.from_list("laid", ["black", LAID]))
+    bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02)
+    bar.set_label("weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    _set_title(figure, attention_map.title)
+    return figure
+
+
+def _outline(cells: np.ndarray[Any, np.dtype[np.bool_]]) -> list[list[tuple[int, int]]]:
+    """Return the edges, (across, down) twice, between cells that are True and cells that are not."""
+    padded = np.pad(cells, 1)
+    beside = [[(x, y), (x, y + 1)] for y, x in zip(*np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1]), strict=True)]
+    under = [[(x, y), (x + 1, y)] for y, x in zip(*np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1]), strict=True)]
+    return beside + under
+
+
+def _hidden_as_nan(attention_map: AttentionMap) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the weights, [H, Q, K], NaN where masked."""
+    weights = attention_map.weights.detach().float().cpu().numpy()
+    return weights if attention_map.mask is None else np.where(attention_map.mask.cpu().numpy(), weights, np.nan)
+
+
+def _left_out(attention_map: AttentionMap, most: int) -> str:
+    """Say how many keys are not drawn where only the last `most` are, and how much weight they have."""
+    count = len(attention_map.columns)
+    if count <= most:
+        return ""
+    rest = float(attention_map.weights.detach().abs().float()[..., :-most].sum(dim=-1).max())
+    return f"; the last {most} keys of {count} are shown, and the others have up to {rest:.2f} of a query's weight"
+
+
+def _set_title(figure: Figure, title: str) -> float:
+    """Write the title in lines that no end is cut off; return by how many inches the figure was made taller for it."""
+    letters = int(14 * figure.get_figwidth())  # of 9 points
+    lines = textwrap.wrap(_drawable(title), letters)
+    figure.suptitle(_plain("\n".join(lines)), fontsize=9)
+    more = 0.15 * max(0, len(lines) - 1)
+    figure.set_figheight(figure.get_figheight() + more)
+    return more
 
 
 def write(attention_map: AttentionMap) -> Figure:
@@ -83,9 +170,11 @@ def write(attention_map: AttentionMap) -> Figure:
     height = 0.21 * (lines + 1.5)
     figure = Figure(figsize=(9.5, len(weights) * height + 0.5), dpi=110)
     FigureCanvasAgg(figure)
+    above = 0.3 + _set_title(figure, attention_map.title)
+    left_out = _left_out(attention_map, WRITTEN)
     colours = matplotlib.colormaps["Oranges"]
     for head, shares in enumerate(weights[:, -WRITTEN:].tolist()):
-        axis = figure.add_axes((0.01, 1 - (0.3 + (head + 1) * height) / figure.get_figheight(), 0.98, 1.0))
+        axis = figure.add_axes((0.01, 1 - (above + (head + 1) * height) / figure.get_figheight(), 0.98, 1.0))
         axis.set_axis_off()
         most = max(*shares, 1e-12)
         for (line, start, label), share in zip(places, shares, strict=True):
@@ -94,8 +183,7 @@ def write(attention_map: AttentionMap) -> Figure:
             axis.text(x, y, _plain(label), fontsize=7.5, family="monospace", va="bottom", bbox=box)
         name = f"head {head + 1} of {len(weights)}: " if len(weights) > 1 else ""
         top = (height - 0.19) / figure.get_figheight()
-        axis.text(0, top, f"{name}darkest: weight {most:.3f}", fontsize=7.5, va="bottom")
-    figure.suptitle(_plain(_drawable(attention_map.title)), fontsize=9)
+        axis.text(0, top, f"{name}darkest: weight {most:.3f}{left_out}", fontsize=7.5, va="bottom")
     return figure
 
 

@@ -81,10 +81,22 @@ def _as_json(look: AttentionMap) -> dict[str, Any]:
         "mask": None if look.mask is None else look.mask.int().tolist(),
         "title": look.title,
         "truth": None if look.truth is None else look.truth.int().tolist(),
+        "grid": look.grid,
+        "image": None if look.image is None else (look.image * PERCENT).round().int().tolist(),
     }
 
 
 def _from_json(record: Mapping[str, Any]) -> AttentionMap:
     mask, truth = ((None if (v := record[k]) is None else torch.tensor(v).bool()) for k in ("mask", "truth"))
     weights = torch.tensor(record["weights"], dtype=torch.float32) / PERCENT
-    return AttentionMap(weights, record["rows"], record["columns"], mask, record["title"], truth)
+    grid, image = record.get("grid"), record.get("image")
+    return AttentionMap(
+        weights,
+        record["rows"],
+        record["columns"],
+        mask,
+        record["title"],
+        truth,
+        None if grid is None else tuple(grid),
+        None if image is None else torch.tensor(image) / PERCENT,
+    )

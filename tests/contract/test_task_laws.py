@@ -1,6 +1,7 @@
 """The laws of tasks are themselves tested: for each a task that breaks it, and that it must catch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
@@ -108,6 +109,13 @@ class Mislabelled(Means):
         return [AttentionMap(w, ["mean"], list("abc")) for w in weights]
 
 
+class Misplaced(Means):
+    """Its grid has six places for five keys."""
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        return [replace(drawn, grid=(2, 3)) for drawn in super().maps(model, batch)]
+
+
 class Demanding(Means):
     """It asks for weights that an attention may not have."""
 
@@ -155,6 +163,12 @@ def test_a_task_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str, regi
         finding = check(component, Registry({**registry.components, ("task", "means"): component}), laws=[law])[0]
         assert finding.status == status, finding
         assert finding.detail or status == "passed"
+
+
+def test_a_grid_of_other_places_than_the_keys_breaks_the_law_of_maps(registry: Registry) -> None:
+    finding = check(Component("task", "mine", Misplaced, __file__), registry, laws=["maps"])[0]
+    assert finding.status == "broken"
+    assert "a grid of 2 x 3 for 5 keys" in finding.detail
 
 
 class Offline(Means):

@@ -36,6 +36,18 @@ def test_of_many_keys_the_last_are_drawn_and_the_largest_weight_is_the_brightest
     assert axis.images[0].get_clim() == pytest.approx((0.0, 0.01))
 
 
+def test_what_is_left_out_of_many_keys_is_said_with_its_weight():
+    weights = torch.zeros(1, 2, 100)
+    weights[0, 0, 40] = weights[0, 1, 99] = 0.75
+    weights[0, 0, 0] = weights[0, 1, 98] = 0.25
+    (axis,) = tiles(draw(AttentionMap(weights, list("ab"), ["k"] * 100)))
+    says = "key; the last 64 keys of 100 are shown, and the others have up to 0.25 of a query's weight"
+    assert axis.get_xlabel() == says
+    written = draw(AttentionMap(torch.full((1, 1, 800), 1 / 800), ["a"], ["w"] * 800))
+    says = "; the last 600 keys of 800 are shown, and the others have up to 0.25 of a query's weight"
+    assert [text.get_text() for text in written.axes[0].texts if says in text.get_text()]
+
+
 def test_a_masked_position_has_a_colour_that_no_weight_has():
     mask = torch.tensor([[True, True, False]])
     attention_map = AttentionMap(torch.tensor([[[0.0, 1.0, 0.0]]]), ["q"], ["a", "b", "c"], mask)
@@ -80,11 +92,67 @@ def test_letters_that_the_font_lacks_are_spelled_a_dollar_is_one_and_a_long_labe
     pixels(axis.figure)  # a warning would be an error
 
 
-def test_a_long_title_keeps_both_its_ends():
+@pytest.mark.parametrize("keys", [4, 40])
+def test_a_long_title_keeps_both_its_ends(keys):
     title = " ".join(f"k{i}" for i in range(60))
-    figure = draw(AttentionMap(torch.eye(4)[None], list("abcd"), list("abcd"), title=title))
+    figure = draw(AttentionMap(torch.eye(keys)[None, :1], ["a"], ["b"] * keys, title=title))
     figure.canvas.draw()
     box = figure._suptitle.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert figure._suptitle.get_text().split() == title.split()
+    assert box.y1 <= figure.bbox.y1
+    drawn = [artist for axis in figure.axes for artist in (*axis.texts, *axis.images)]
+    assert box.y0 >= max(artist.get_window_extent().y1 for artist in drawn)
+
+
+def on_a_grid(heads=1, **more):
+    weights = torch.zeros(heads, 2, 6)
+    weights[:, 0, 1], weights[:, 0, 2], weights[:, 1, 5] = 0.3, 0.1, 0.2
+    return AttentionMap(weights, ["three", "end"], [str(n) for n in range(6)], grid=(2, 3), **more)
+
+
+def panels(figure):
+    return [axis for axis in figure.axes if axis.images]
+
+
+def test_keys_of_a_grid_are_drawn_over_the_image_a_panel_for_each_query():
+    image = torch.linspace(0, 1, 24).view(4, 6)
+    alone, three, end = panels(draw(on_a_grid(image=image)))
+    assert [axis.get_title() for axis in (alone, three, end)] == ["image", "three", "end"]
+    for axis in (alone, three, end):
+        assert np.allclose(axis.images[0].get_array(), image)
+        assert axis.images[0].get_extent() == [0, 3, 2, 0]
+    depth = three.images[1].get_array()[..., 3]
+    assert np.allclose(depth / depth.max(), [[0, 1, 1 / 3], [0, 0, 0]])
+    assert end.images[1].get_array()[1, 2, 3] == pytest.approx(2 / 3 * depth.max())  # one scale for all
+    assert pixels(three.figure).std() > 0
+
+
+def test_the_truth_is_outlined_and_the_weight_within_it_is_said():
+    truth = torch.tensor([[False, True, False, False, True, False], [False] * 6])
+    three, end = panels(draw(on_a_grid(truth=truth)))
+    assert three.get_title() == "three\n0.30 in the outline"
+    (edges,) = three.collections
+    around = {((1, 0), (2, 0)), ((1, 2), (2, 2)), *(((x, y), (x, y + 1)) for x in (1, 2) for y in (0, 1))}
+    assert {tuple(map(tuple, edge.tolist())) for edge in edges.get_segments()} == around
+    assert end.get_title() == "end"
+    assert not end.collections
+
+
+def test_heads_over_a_grid_have_panels_of_their_own_and_a_colour_image_is_grey_under_the_weights():
+    image = torch.rand(4, 6, 3)
+    alone, *others = panels(draw(on_a_grid(heads=2, image=image, title="a long title " * 20)))
+    names = [f"{row} (head {head})" for head in (1, 2) for row in ("three", "end")]
+    assert [axis.get_title() for axis in others] == names
+    assert np.allclose(alone.images[0].get_array(), image)
+    assert np.allclose(others[0].images[0].get_array(), image.mean(dim=2))
+    box = alone.figure._suptitle.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= alone.figure.bbox.x1
+
+
+def test_masked_places_of_a_grid_are_grey():
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[0, 4] = False
+    three, _ = panels(draw(on_a_grid(mask=mask)))
+    assert len(set(three.images[1].get_array()[1, 1])) == 2  # r = g = b, opaque
