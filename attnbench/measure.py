@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch.utils.benchmark import Timer
 
 Call = Callable[[], None]
 #: What is measured of a module.
@@ -58,6 +57,9 @@ def time_in_turn(
 
 
 def _clock(call: Call, repeats: int) -> float:
+    # a run measures no time, and torch's timer costs the import of its compiler
+    from torch.utils.benchmark import Timer
+
     # torch's timer sets torch's number of threads while it measures, so it is told to keep it
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     seconds: float = timer.timeit(repeats).mean

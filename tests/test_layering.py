@@ -144,3 +144,9 @@ def test_a_light_command_imports_neither_lightning_nor_matplotlib(command):
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "HEAVY []" in said.stdout
+
+
+def test_what_a_run_needs_does_not_bring_torchs_compiler_of_extensions():
+    program = "import sys, attnbench.run; print('HEAVY', 'torch.utils.cpp_extension' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "HEAVY False" in said.stdout
