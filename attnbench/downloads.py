@@ -71,7 +71,7 @@ def explain_disk(folder: Path, *, room: str = "room") -> Iterator[None]:
 
 def fetch(
     url: str,
-    sha256: str,
+    sha256: str | None,
     folder: Path,
     *,
     filename: str | None = None,
@@ -83,7 +83,7 @@ def fetch(
 
     Args:
         url: where it is.
-        sha256: its checksum, in hexadecimal.
+        sha256: its checksum, in hexadecimal; None where the address serves what is newest.
         folder: of the cache, named after the task.
         filename: its name there; the last part of the url if None.
         size: for the line that announces the download, such as "84 MB".
@@ -103,7 +103,7 @@ def fetch(
     try:
         with explain_disk(folder, room=room):
             progress = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
-            pooch.retrieve(url, f"sha256:{sha256}", path.name, folder, downloader=progress)
+            pooch.retrieve(url, sha256 and f"sha256:{sha256}", path.name, folder, downloader=progress)
     except UsageError:
         raise
     except ValueError as error:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import reviews
+import sentences
 import yaml
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -34,6 +35,7 @@ with install_import_hook(
 
 import torch
 from attnbench.plugins.task.imdb import archive as imdb_archive
+from attnbench.plugins.task.translation import corpus
 
 from attnbench.__main__ import main
 
@@ -62,6 +64,15 @@ def small_reviews(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(imdb_archive, "PER_LABEL", reviews.PER_LABEL)
         patch.setattr(imdb_archive, "fetch", lambda folder: archive)
         yield archive
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_sentences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give made-up pairs, which task=translation reads in place of the download."""
+    path = sentences.write(tmp_path_factory.mktemp("sentences") / "pairs.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "fetch", lambda folder: path)
+        yield path
 
 
 #: `python -m attnbench` that heeds Ctrl-C, also where the tests were started in the background, which ignores it.

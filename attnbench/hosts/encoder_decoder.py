@@ -57,12 +57,17 @@ class EncoderDecoder(nn.Module):
                                        ▼                       ▼
                                 logits [B, T, V] = out([context; query])
 
+    With `feed` the decoder reads, of each token, its embedding + W [the context of the step before] ("input feeding",
+    Luong et al. 2015, whose decoder reads both side by side); queries are then asked one after the other. With `tied`
+    the output has a hidden layer as wide as an embedding, tanh(W [context; query]), and the embedding of the tokens
+    is its matrix (Press, Wolf 2016, arXiv:1608.05859).
+
     Source states may also be given, [B, S, states_dim], in place of tokens: of an image, say. The decoder then begins
     with tanh(W mean of the states), as in "Show, Attend and Tell" (Xu et al. 2015, arXiv:1502.03044).
 
     Differs from the paper: the query is the decoder's state of this step and not of the last (as Luong et al. 2015,
-    arXiv:1508.04025, have it), so that all queries of a known target are asked at once; the context goes into the
-    output alone, which has no hidden layer.
+    arXiv:1508.04025, have it), so that all queries of a known target are asked at once; without `feed` the context
+    goes into the output alone, which without `tied` has no hidden layer.
 
     Args:
         make_attention: fills the slot.
@@ -72,6 +77,9 @@ class EncoderDecoder(nn.Module):
         cell: gru or lstm, of encoder and decoder.
         source_vocabulary: the tokens that can be read; None where they are those that are written, and embedded alike.
         states_dim: the width of source states that are given: there is no encoder then.
+        feed: whether the decoder is fed the context of the step before.
+        tied: whether the output's matrix is the embedding of the tokens that are written.
+        sparse: whether embeddings have sparse gradients; of `tied` ones a loss then reads `features` and not logits.
         pad: the token behind the end of a source or target; it is not read.
         start: the token that a target begins after.
         end: the token after which nothing is written any more; None where targets are of one length.
@@ -89,6 +97,9 @@ class EncoderDecoder(nn.Module):
         cell: Cell = "gru",
         source_vocabulary: int | None = None,
         states_dim: int | None = None,
+        feed: bool = False,
+        tied: bool = False,
+        sparse: bool = False,
         pad: int = 0,
         start: int = 1,
         end: int | None = None,
@@ -100,10 +111,10 @@ class EncoderDecoder(nn.Module):
             raise ValueError("a source is tokens (source_vocabulary) or states (states_dim), not both")
         self.pad, self.start, self.end = pad, start, end
         width, make_cell = 2 * hidden_dim, CELLS[cell]
-        self.embed = nn.Embedding(vocabulary, embed_dim, padding_idx=pad)
+        self.embed = nn.Embedding(vocabulary, embed_dim, padding_idx=pad, sparse=sparse)
         self.source_embed = self.encoder = self.begin = None
         if source_vocabulary is not None:
-            self.source_embed = nn.Embedding(source_vocabulary, embed_dim, padding_idx=pad)
+            self.source_embed = nn.Embedding(source_vocabulary, embed_dim, padding_idx=pad, sparse=sparse)
         if states_dim is None:
             self.encoder = make_cell(embed_dim, hidden_dim, batch_first=True, bidirectional=True)
         else:
@@ -111,7 +122,14 @@ class EncoderDecoder(nn.Module):
         self.decoder = make_cell(embed_dim, width, batch_first=True)
         of_keys = width if states_dim is None else states_dim
         self.attention = make_attention(width, of_keys, of_keys)
-        self.out = nn.Linear(self.attention.out_dim + width, vocabulary)
+        seen = self.attention.out_dim
+        self.hidden = nn.Sequential(nn.Linear(seen + width, embed_dim), nn.Tanh()) if tied else nn.Identity()
+        self.out = nn.Linear(embed_dim if tied else seen + width, vocabulary)
+        self.feed = nn.Linear(seen, embed_dim, bias=False) if feed else None
+        if tied:
+            nn.init.normal_(self.embed.weight, std=embed_dim**-0.5)  # logits begin of the size of the hidden layer
+            nn.init.zeros_(self.embed.weight[pad])
+            self.out.weight = self.embed.weight
 
     def encode(self, source: Tensor, mask: Bool[Tensor, "B S"] | None = None) -> Encoded:
         """Read a source: tokens [B, S], of which padding is not read; or states [B, S, W], with a mask if any."""
@@ -143,12 +161,33 @@ class EncoderDecoder(nn.Module):
         self, source: Tensor, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B T V"]:
         """Teacher forcing: return the logits of each target token, knowing those before it."""
+        logits: Tensor = self.out(self.features(source, target, mask))
+        return logits
+
+    def features(
+        self, source: Tensor, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B T F"]:
+        """Return what `out` makes the logits of, for a loss that needs not all of them."""
         states, allowed, hidden = self.encode(source, mask)
         start = torch.full_like(target[:, :1], self.start)
-        queries, _ = self.decoder(self.embed(torch.cat([start, target[:, :-1]], dim=1)), hidden)
-        context, _ = attend(self.attention, queries, states, states, allowed, need_weights=False)
-        logits: Tensor = self.out(torch.cat([context, queries], dim=-1))
-        return logits
+        embedded = self.embed(torch.cat([start, target[:, :-1]], dim=1))
+        if self.feed is None:
+            queries, _ = self.decoder(embedded, hidden)
+            context, _ = attend(self.attention, queries, states, states, allowed, need_weights=False)
+            both = torch.cat([context, queries], dim=-1)
+        else:
+            state, steps, last = Unrolled(), [], None
+            for one in embedded.split(1, dim=1):
+                query, hidden = self.decoder(self._fed(one, last), hidden)
+                last, state = attend_next(self.attention, query, states, states, allowed, state, need_weights=False)
+                steps.append(torch.cat([last, query], dim=-1))
+            both = torch.cat(steps, dim=1)
+        features: Tensor = self.hidden(both)
+        return features
+
+    def _fed(self, embedded: Float[Tensor, "B 1 E"], context: Tensor | None) -> Float[Tensor, "B 1 E"]:
+        """Add what the last step saw, if it is fed."""
+        return embedded if self.feed is None or context is None else embedded + self.feed(context)
 
     def greedy(
         self, source: Tensor, length: int, mask: Bool[Tensor, "B S"] | None = None, *, need_weights: bool = False
@@ -157,13 +196,13 @@ class EncoderDecoder(nn.Module):
         states, allowed, hidden = self.encode(source, mask)
         token = torch.full((len(states), 1), self.start, device=states.device)
         ended = torch.zeros_like(token, dtype=torch.bool)
-        state, tokens, weights = Unrolled(), [], []
+        state, tokens, weights, context = Unrolled(), [], [], None
         for _ in range(length):
-            query, hidden = self.decoder(self.embed(token), hidden)
+            query, hidden = self.decoder(self._fed(self.embed(token), context), hidden)
             context, state = attend_next(
                 self.attention, query, states, states, allowed, state, need_weights=need_weights
             )
-            token = self.out(torch.cat([context, query], dim=-1)).argmax(dim=-1)
+            token = self.out(self.hidden(torch.cat([context, query], dim=-1))).argmax(dim=-1)
             if self.end is not None:
                 token = token.masked_fill(ended, self.pad)
                 ended = ended | (token == self.end)

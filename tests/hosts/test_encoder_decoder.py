@@ -30,8 +30,9 @@ SOURCE = torch.tensor([[3, 4, 5, 6, 7], [8, 2, 3, 0, 0], [4, 0, 0, 0, 0]])
 @pytest.mark.parametrize(
     ("name", "scoring"), [("soft", "additive"), ("location_aware", None), ("local", "dot"), ("multihead", "scaled_dot")]
 )
-def test_greedy_decoding_says_what_teacher_forcing_would(cell, name, scoring):
-    model = host(make(name, scoring), cell=cell)
+@pytest.mark.parametrize("options", [{}, {"feed": True}, {"tied": True, "feed": True}])
+def test_greedy_decoding_says_what_teacher_forcing_would(cell, name, scoring, options):
+    model = host(make(name, scoring), cell=cell, **options)
     tokens, weights = model.greedy(SOURCE, 7, need_weights=True)
     assert tokens.shape == (3, 7)
     assert torch.equal(model(SOURCE, tokens).argmax(-1), tokens)
@@ -53,6 +54,22 @@ def test_a_target_token_is_written_knowing_those_before_it_only():
     later = torch.tensor([[3, 4, 8, 8]] * 3)
     torch.testing.assert_close(model(SOURCE, later)[:, :3], model(SOURCE, target)[:, :3])
     assert not torch.allclose(model(SOURCE, later)[:, 3], model(SOURCE, target)[:, 3])
+
+
+def test_what_is_fed_is_what_attention_saw_at_the_step_before():
+    model, target = host(feed=True), torch.tensor([[3, 4, 5]] * 3)
+    other = host(feed=True)
+    with torch.no_grad():
+        other.feed.weight.add_(1.0)
+    assert torch.equal(model(SOURCE, target)[:, 0], other(SOURCE, target)[:, 0])
+    assert not torch.allclose(model(SOURCE, target)[:, 1], other(SOURCE, target)[:, 1])
+
+
+def test_a_tied_output_is_the_embedding():
+    model, target = host(tied=True), torch.tensor([[3, 4, 5]] * 3)
+    features = model.features(SOURCE, target)
+    assert features.shape == (3, 3, 4)
+    torch.testing.assert_close(model(SOURCE, target), features @ model.embed.weight.T + model.out.bias)
 
 
 def test_decoding_ends_with_the_end_symbol_and_pads_behind_it():
