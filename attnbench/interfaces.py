@@ -246,11 +246,14 @@ class Prediction:
         label: the answer.
         probability: of the answer, by the model.
         attention: the weights of the text's words, one row for each query; None where attention has none to give.
+        written: of an answer that is written piece by piece, one for each row of `attention`: the probability of each
+            piece by the model, knowing those before it.
     """
 
     label: str
     probability: float
     attention: AttentionMap | None = None
+    written: Sequence[float] = ()
 
 
 class Published(NamedTuple):

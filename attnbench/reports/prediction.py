@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from attnbench.errors import UsageError
-from attnbench.interfaces import Prediction
+from attnbench.interfaces import AttentionMap, Prediction
 from attnbench.reports.compare import printable
 
 
@@ -42,10 +42,16 @@ def picture_path(path: Path) -> Path:
 
 
 def show(prediction: Prediction, console: Console | None = None) -> None:
-    """Print the answer, and the words shaded by their weights, the mean over heads; then those with the most."""
+    """Print the answer; and the words shaded by their weights, the mean over heads, then those with the most.
+
+    An answer that was written piece by piece has a line for each instead: its probability, and where it looked.
+    """
     console = console or Console(highlight=False)
     console.print(f"{prediction.label}  {prediction.probability:.3f}")
     if prediction.attention is None:
+        return
+    if prediction.written:
+        _show_pieces(prediction.attention, prediction.written, console)
         return
     weights = prediction.attention.weights.detach().float().mean(dim=(0, 1)).tolist()
     words = [printable(word) for word in prediction.attention.columns]
@@ -58,3 +64,18 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
     console.print(text)
     ranked = sorted(zip(weights, words, strict=True), key=lambda pair: -pair[0])[:8]
     console.print("most weight: " + "  ".join(f"{word} {weight:.3f}" for weight, word in ranked), markup=False)
+
+
+def _show_pieces(attention: AttentionMap, written: Sequence[float], console: Console) -> None:
+    """Print each piece with its probability, and the words that it looked at most, up to three, with their weights."""
+    console.print("written, its probability <- read, its weight")
+    pieces = [printable(piece) for piece in attention.rows]
+    width = max(map(len, pieces))
+    for piece, probability, row in zip(pieces, written, attention.weights.detach().float().mean(dim=0), strict=True):
+        weights, places = row.topk(min(3, len(row)))
+        looked = [
+            f"{printable(attention.columns[place])} {weight:.2f}"
+            for weight, place in zip(weights.tolist(), places.tolist(), strict=True)
+            if place == places[0] or weight >= 0.1
+        ]
+        console.print(f"  {piece:<{width}} {probability:.2f} <- {'  '.join(looked)}", markup=False)
