@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Register, append, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench import Attention, MakeScore, Register, append, attend, causal_mask, hide_masked, hookimpl, masked_softmax
 from attnbench.heads import head_width, merge_heads, split_heads
 from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
@@ -71,17 +71,17 @@ class MoBA(Attention):
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
-        """Attend."""
+        """Attend; a scoring function that factors runs on a fused kernel when no weights are needed."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         mask = causal_mask(mask, query, causal)
         q, k, v = (
             split_heads(project(x), self.num_heads)
             for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
-        scores = self.score(q, k)
-        places = torch.arange(query.shape[1], device=query.device)
-        weights = masked_softmax(scores, self.chosen(scores, mask, places))
-        return self.out_proj(merge_heads(weights @ v)), weights if need_weights else None
+        with torch.no_grad():
+            chosen = self.chosen(self.score(q, k), mask, torch.arange(query.shape[1], device=query.device))
+        heads, weights = attend(self.score, q, k, v, chosen, need_weights=need_weights)
+        return self.out_proj(merge_heads(heads)), weights
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to the chosen blocks of all projected keys and values so far."""
@@ -103,7 +103,7 @@ class MoBA(Attention):
         K = scores.shape[-1]
         blocks = -(-K // self.block)
         allowed = scores.new_ones(1, 1, 1, K, dtype=torch.bool) if mask is None else mask.unsqueeze(1)
-        wide = scores.detach().to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~allowed, 0.0)
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~allowed, 0.0)
         behind = blocks * self.block - K
         sums, counts = (
             F.pad(x, (0, behind)).reshape(*x.shape[:-1], blocks, self.block).sum(dim=-1)

@@ -38,9 +38,7 @@ def in_a_loop(attention, x, allowed):
 
 
 def test_what_a_query_selects_is_left_out_by_those_behind_it_in_all_heads():
-    class Known(torch.nn.Module):  # every query scores the keys 0, 1, 2, 3 alike, and the second head all of them 0
-        positional = False
-
+    class Known(attnbench.ScoringFunction):  # all queries alike; the second head scores every key 0
         def forward(self, query, key):
             scores = torch.tensor([5.0, math.log(2), -1.0, 1.0], dtype=torch.float64)
             return torch.stack([scores, 0 * scores]).unsqueeze(1).expand(1, 2, 4, 4)
