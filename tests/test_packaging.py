@@ -13,7 +13,7 @@ from conftest import copy_checkout, make_environment
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-TEXTS = {".py", ".yaml", ".c", ".h", ".md", ".html", ".txt", ".typed"}
+TEXTS = {".py", ".yaml", ".c", ".h", ".md", ".html", ".txt", ".typed", ".png"}
 SHIPPED = {
     f"attnbench/{path.relative_to(ROOT)}"
     for folder in ("plugins", "conf")

@@ -200,6 +200,30 @@ def test_hard_draws_each_key_as_often_as_its_weight_says() -> None:
     close(weights.mean(dim=2).squeeze(), [0.2, 0.4, 0.4], atol=4 * math.sqrt(0.24 / 20_000), rtol=0)
 
 
+def test_spatial_channel_by_hand() -> None:
+    """Weights 1/5, 2/5, 2/5 give z = (2.6, 10); with w_i · b = (0, ln 3) its features count 1/4 and 3/4, times 2."""
+    attend = make("spatial_channel", scoring="dot", hidden_dim=1)
+    b = math.tanh(2.6 - 5), math.tanh(10 - 5)
+    for parameter, number in (
+        (attend.w_c.weight, 1.0),
+        (attend.w_c.bias, -5 - 3 * math.log(2)),
+        (attend.W_hc.weight, 3.0),
+        (attend.w_i.weight, math.log(3) / (b[1] - b[0])),
+    ):
+        parameter.data.fill_(number)
+    context, weights = attend(torch.tensor([[[0.0, math.log(2)]]]), KEY, VALUE)
+    close(weights, [[[[0.2, 0.4, 0.4]]]])
+    close(context, [[[2 * 2.6 / 4, 2 * 10 * 3 / 4]]])
+
+
+def test_spatial_channel_whose_features_count_alike_is_soft() -> None:
+    torch.manual_seed(0)
+    attend, soft = make("spatial_channel", scoring="dot"), make("soft", scoring="dot")
+    attend.w_i.weight.data.zero_()
+    query = torch.randn(1, 4, 2)
+    close(attend(query, KEY, VALUE)[0], soft(query, KEY, VALUE)[0])
+
+
 def test_local_monotonic_sees_a_window_around_the_same_place() -> None:
     """Window 1, scores all 0: query 0 sees keys 0, 1; query 1 all three; query 4 stays at the last key."""
     attend = make("local", scoring="dot", window=1, alignment="monotonic")
@@ -304,6 +328,7 @@ def test_uniform_and_last_by_hand() -> None:
         ("structured", {"hops": 0}, "hops"),
         ("structured", {"coefficient": -0.5}, "coefficient is at least 0, not -0.5"),
         ("hard", {"scoring": "dot", "temperature": 0.0}, "temperature is positive"),
+        ("spatial_channel", {"scoring": "dot", "hidden_dim": 0}, "hidden_dim is at least 1"),
         ("local", {"scoring": "dot", "window": 0}, "window is at least 1"),
         ("location_aware", {"kernel_size": 4}, "kernel_size is odd"),
         ("channel", {"reduction": 0}, "reduction is at least 1"),
