@@ -2,6 +2,17 @@
 
 from attnbench.hosts.attend import Unrolled, attend, attend_next
 from attnbench.hosts.encoder_decoder import Cell, Decoded, EncoderDecoder
+from attnbench.hosts.encoder_decoder_transformer import EncoderDecoderTransformer
 from attnbench.hosts.transformer import Positions, Transformer
 
-__all__ = ["Cell", "Decoded", "EncoderDecoder", "Positions", "Transformer", "Unrolled", "attend", "attend_next"]
+__all__ = [
+    "Cell",
+    "Decoded",
+    "EncoderDecoder",
+    "EncoderDecoderTransformer",
+    "Positions",
+    "Transformer",
+    "Unrolled",
+    "attend",
+    "attend_next",
+]

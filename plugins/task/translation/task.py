@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attnbench import AttentionMap, MakeAttention, Prediction, Split, Task, UsageError, downloads
-from attnbench.hosts import Cell, EncoderDecoder
+from attnbench.hosts import Cell, EncoderDecoder, EncoderDecoderTransformer
 
 from . import corpus, vocabulary
 from .corpus import References
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 GROUPS = {"1-4": 4, "5-6": 6, "7-8": 8, "9-10": 10, "11-12": 12}  # words of a source, marks not counted: the most
 
 VOCABULARIES = "vocabularies.json"
+
+Host = EncoderDecoder | EncoderDecoderTransformer
 
 log = logging.getLogger("attnbench.translation")
 
@@ -54,15 +56,17 @@ class Translation(Task):
         source_vocabulary: how many words or pieces are known of what is read.
         target_vocabulary: likewise of what is written.
         data_seed: shares the sources out; apart from the run's seed, so that seeds share their data.
-        cell: gru or lstm, of encoder and decoder.
+        model: recurrent; or transformer, the mechanism in all of its slots, the width that of an embedding.
+        layers: of the transformer, blocks that read and blocks that write.
+        cell: gru or lstm, of the recurrent encoder and decoder.
         embed_dim: the width of a word's embedding, which is also the output's matrix.
-        hidden_dim: the encoder's width in each direction; the decoder is twice as wide.
-        feed: whether the decoder is fed what attention saw at the step before.
+        hidden_dim: the recurrent encoder's width in each direction; the decoder is twice as wide.
+        feed: whether the recurrent decoder is fed what attention saw at the step before.
         drawn: how many words compete with a batch's own in the training loss; 0 for all words.
     """
 
     recipe = {
-        "trainer": {"max_steps": 3600, "batch_size": 32, "val_every": 1200, "eval_batch_size": 250},
+        "trainer": {"max_steps": 2400, "batch_size": 32, "val_every": 800, "eval_batch_size": 250},
         "optimizer": {"lr": 4e-3, "warmup": 0.05},
     }
     primary = "bleu"
@@ -81,8 +85,10 @@ class Translation(Task):
         source_vocabulary: int = 8000,
         target_vocabulary: int = 10_000,
         data_seed: int = 0,
+        model: Literal["recurrent", "transformer"] = "recurrent",
+        layers: int = 2,
         cell: Cell = "lstm",
-        embed_dim: int = 128,
+        embed_dim: int = 256,
         hidden_dim: int = 64,
         feed: bool = False,
         drawn: int = 500,
@@ -95,6 +101,9 @@ class Translation(Task):
                 f"{target_vocabulary} at least {len(SPECIAL) + 1}, drawn={drawn} at least 0"
             )
         self.file, self.columns, self.max_words, self.lower = file, (source, target), max_words, lower
+        if feed and model == "transformer":
+            raise ValueError("feed=true is for model=recurrent: a transformer's decoder sees all that was written")
+        self.kind, self.layers = model, layers
         self.tokens, self.sizes, self.data_seed = tokens, (source_vocabulary, target_vocabulary), data_seed
         self.cell, self.embed_dim, self.hidden_dim, self.feed, self.drawn = cell, embed_dim, hidden_dim, feed, drawn
         self.vocabularies: tuple[Tokenizer, Tokenizer] | None = None
@@ -153,27 +162,23 @@ class Translation(Task):
         return self.splits[split].lengths
 
     def model(self, make_attention: MakeAttention) -> nn.Module:
-        """Build the encoder-decoder."""
+        """Build the encoder-decoder, or the Transformer."""
         assert self.vocabularies is not None
-        read, written = self.vocabularies
+        read, written = (words.get_vocab_size() for words in self.vocabularies)
+        sparse = self.sparse and self.drawn > 0
+        if self.kind == "transformer":
+            return EncoderDecoderTransformer(
+                make_attention, written, source_vocabulary=read, width=self.embed_dim, layers=self.layers,
+                sparse=sparse, pad=PAD, start=START, end=END,
+            )  # fmt: skip
         return EncoderDecoder(
-            make_attention,
-            written.get_vocab_size(),
-            source_vocabulary=read.get_vocab_size(),
-            embed_dim=self.embed_dim,
-            hidden_dim=self.hidden_dim,
-            cell=self.cell,
-            feed=self.feed,
-            tied=True,
-            sparse=self.sparse and self.drawn > 0,
-            pad=PAD,
-            start=START,
-            end=END,
-        )
+            make_attention, written, source_vocabulary=read, embed_dim=self.embed_dim, hidden_dim=self.hidden_dim,
+            cell=self.cell, feed=self.feed, tied=True, sparse=sparse, pad=PAD, start=START, end=END,
+        )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy of each word, knowing those before it (nats), over a sample of words."""
-        assert isinstance(model, EncoderDecoder)
+        assert isinstance(model, Host)
         if not self.drawn:
             return self._loss(model, batch)
         where = batch.target != PAD
@@ -182,7 +187,7 @@ class Translation(Task):
             features, target, model.out.weight, model.out.bias, self.frequency.to(features), self.drawn
         )
 
-    def _loss(self, model: EncoderDecoder, batch: Batch) -> Float[Tensor, ""]:
+    def _loss(self, model: Host, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy over all words."""
         logits = model(batch.source, batch.target)
         return F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), ignore_index=PAD)
@@ -198,7 +203,7 @@ class Translation(Task):
 
     def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
         """Translate greedily and compare."""
-        assert isinstance(model, EncoderDecoder)
+        assert isinstance(model, Host)
         written = self._written(model.greedy(batch.source, self._most()).tokens)
         metrics["bleu"].update(written, batch.references)
         right = [text in references for text, references in zip(written, batch.references, strict=True)]
@@ -230,7 +235,7 @@ class Translation(Task):
 
     def maps(self, model: nn.Module, batch: Batch) -> list[AttentionMap]:
         """Rows are the words written, columns the words read; there are none where attention has no weights."""
-        assert isinstance(model, EncoderDecoder) and self.vocabularies is not None
+        assert isinstance(model, Host) and self.vocabularies is not None
         tokens, weights = model.greedy(batch.source, self._most(), need_weights=True)
         if weights is None:
             return []
@@ -244,7 +249,7 @@ class Translation(Task):
 
     def texts(self, model: nn.Module, batch: Batch) -> list[str]:
         """Source, what was written, and a reference if it is none of them."""
-        assert isinstance(model, EncoderDecoder)
+        assert isinstance(model, Host)
         return self._titles(model.greedy(batch.source, self._most()).tokens, batch)
 
     def _titles(self, tokens: Tensor, batch: Batch) -> list[str]:
@@ -267,7 +272,7 @@ class Translation(Task):
 
     def predict(self, model: nn.Module, text: str) -> Prediction:
         """Translate one sentence."""
-        assert isinstance(model, EncoderDecoder) and self.vocabularies is not None
+        assert isinstance(model, Host) and self.vocabularies is not None
         read, written = self.vocabularies
         words = split_words(text, self.lower)
         if not words:

@@ -46,7 +46,10 @@ def test_a_source_that_is_another_one_once_unknown_words_are_one_symbol_is_left_
     assert len(task.splits["test"]) < len(prepared().splits["test"])
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens": "bpe", "source_vocabulary": 60}, {"feed": True, "cell": "gru"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tokens": "bpe", "source_vocabulary": 60}, {"feed": True, "cell": "gru"}, {"model": "transformer"}],
+)
 def test_options_train_evaluate_and_draw(options):
     task = prepared(**options)
     model = task.model(make_attention)
@@ -87,7 +90,8 @@ def test_bleu_is_told_by_the_length_of_the_source():
     assert [label.get_text() for label in axis.get_xticklabels()] == ["1-4", "5-6"]
 
 
-@pytest.mark.parametrize("option", [{"source": 1}, {"target": -1}, {"max_words": 0}, {"target_vocabulary": 4}])
+@pytest.mark.parametrize("option", [{"source": 1}, {"target": -1}, {"max_words": 0}, {"target_vocabulary": 4},
+                                    {"feed": True, "model": "transformer"}])  # fmt: skip
 def test_options_that_fit_nothing_are_a_line(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         Translation(**option)
@@ -102,3 +106,10 @@ def test_a_run_learns_and_its_folder_translates(cli):
     assert said.code == 0, said.err
     assert re.search(r"^  ami +(0\.[5-9]\d|1\.00) <- friend (0\.[5-9]\d|1\.00)", said.out, re.MULTILINE), said.out
     assert "bleu: nrefs:var" in next(Path("ran").glob("*.log")).read_text()
+
+
+@pytest.mark.parametrize("name", ["translation_best", "bahdanau2014", "luong2015", "vaswani2017"])
+def test_an_experiment_runs(cli, name):
+    small = ("task.embed_dim=16", "task.hidden_dim=4", "task.drawn=5", "trainer.max_steps=2", "trainer.val_every=2")
+    said = cli(f"experiment={name}", *small, "trainer.images=1", "hydra.run.dir=ran")
+    assert said.code == 0, said.err
