@@ -18,7 +18,7 @@ from attnbench.interfaces import (
     Task,
     append,
 )
-from attnbench.kernels import attend, fused_attention, has_hooks
+from attnbench.kernels import attend, fused_attention, has_hooks, prepare
 from attnbench.masking import (
     NORMALISERS,
     Normaliser,
@@ -79,6 +79,7 @@ __all__ = [
     "masked_sparsemax",
     "prefix",
     "prefix_mask",
+    "prepare",
     "sampling",
     "shapes",
     "valid_lengths_to_mask",

@@ -8,8 +8,9 @@ run folder. Shapes: B examples, Q queries, K keys, H heads, Dq, Dk and Dv the wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnbench.shapes import BKD, BKV, BQD, Context, Keys, Mask, Queries, ScoreMatrix, State
+from attnbench.shapes import BKD, BKV, BQD, Context, Keys, Look, Mask, Queries, ScoreMatrix, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,9 +53,17 @@ class ScoringFunction(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "*#batch Q D"], Float[Tensor, "*#batch K D"]] | None:
         """Return (q', k') with score = q'·k', so that a fused kernel can be used; None where there is no such pair.
 
-        A term of the query alone may be left out: it is the same for all keys, and softmax cancels it.
+        q' is made of the query alone, k' of the keys alone. A term of the query alone may be left out of the product:
+        it is the same for all keys, and softmax cancels it.
         """
         return None
+
+    def prepare(self, key: Keys) -> Callable[..., Tensor]:
+        """Return `forward` with these keys: a function of the query, and of places where the function goes by them.
+
+        What is of keys alone is done once. This one does nothing ahead; a function that projects its keys overrides it.
+        """
+        return partial(self, key=key)
 
     def kernel(self, name: str) -> Mapping[str, Any] | None:
         """Return the parameters for a compiled kernel called `name` that computes exactly this class's forward.
@@ -134,6 +143,15 @@ class Attention(nn.Module, ABC):
 
         Raises ValueError or TypeError in one line where the inputs do not fit together: `hide_masked` does.
         """
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Return `forward` with these keys and values, for a host that asks one query after the other.
+
+        It is a function of `query`, `need_weights` and, if recurrent, `previous`; what is of keys and values alone is
+        done once. This one does nothing ahead; a mechanism that projects its keys overrides it. `mask`, [B, 1, K], is
+        the same for every query.
+        """
+        return partial(self, key=key, value=value, mask=mask)
 
     def state_size(self, length: int) -> int | None:
         """Return how many numbers per example `step` holds after `length` tokens; None where the class does not say.

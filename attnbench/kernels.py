@@ -21,6 +21,7 @@ from attnbench.masking import (
     lower_triangle,
     masked_softmax,
 )
+from attnbench.shapes import Look
 
 
 def attend(
@@ -61,6 +62,39 @@ def attend(
         scores = query @ key.mT if score is None else score(query, key, *places)
         weights = NORMALISERS[normaliser](scores, allowed)
     return weights @ value, weights if need_weights else None
+
+
+def prepare(
+    score: ScoringFunction | None,
+    query_dim: int,
+    key: Float[Tensor, "*B K Dk"],
+    value: Float[Tensor, "*B K Dv"],
+    mask: Bool[Tensor, "*#B 1 K"] | None = None,
+    *,
+    normaliser: Normaliser = "softmax",
+) -> Look:
+    """Return `attend` with these keys, a function of `query` and `need_weights`: what is of keys alone is done once.
+
+    The arguments are those of `attend`, and the width of a query. A positional scoring function takes queries and keys
+    to stand at 0, 1, ....
+    """
+    factors = None
+    if normaliser == "softmax":
+        factors = _factor(score, key.new_empty(*key.shape[:-2], 0, query_dim), key, ())
+    score_keys = None if score is None or factors is not None else score.prepare(key)
+
+    def look(query: Tensor, *, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
+        if factors is not None:
+            query, _ = _factor(score, query, key[..., :0, :], ())  # type: ignore[misc]
+            if not need_weights:
+                return fused_attention(query, factors[1], value, mask), None
+            weights = _weights(query, factors[1], mask)
+        else:
+            scores = query @ key.mT if score_keys is None else score_keys(query)
+            weights = NORMALISERS[normaliser](scores, mask)
+        return weights @ value, weights if need_weights else None
+
+    return look
 
 
 def _factor(

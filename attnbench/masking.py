@@ -217,7 +217,7 @@ NORMALISERS: Mapping[Normaliser, Callable[[Tensor, Tensor | None], Tensor]] = {
 
 
 def hide_masked(
-    query: Tensor,
+    query: Tensor | None,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
@@ -232,7 +232,7 @@ def hide_masked(
     under `causal=True`, its entries that are not finite become 0: what comes later cannot matter, whatever it is.
 
     Args:
-        query: [B, Q, Dq].
+        query: [B, Q, Dq]; None for keys that are prepared, to be asked by one query after the other.
         key: [B, K, Dk].
         value: [B, K, Dv].
         mask: bool [B, 1 or Q, K], True where a query may attend; None where it may attend everything.
@@ -246,6 +246,8 @@ def hide_masked(
         TypeError: dtypes differ outside autocast, or the mask is not bool.
         ValueError: dimensions, batch sizes, lengths, widths or devices do not fit, named in one line.
     """
+    if query is None:
+        query = key.new_empty(len(key), 1, 0 if widths is None else widths[0])
     _check_inputs(query, key, value, mask, causal, widths)
     if mask is None and not causal:
         return key, value

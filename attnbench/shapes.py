@@ -1,5 +1,7 @@
 """The shapes of the contracts: B examples, Q queries, K keys; Dq, Dk and Dv the widths of query, key and value."""
 
+from collections.abc import Callable
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,3 +23,5 @@ Pad = Bool[Tensor, "B K"] | None
 Context = Float[Tensor, "B Q Dout"]
 #: What a `step` hands to the next: the first dimension of each is B.
 State = tuple[Tensor, ...]
+#: `forward` of prepared keys and values: a function of `query`, `need_weights` and, if recurrent, `previous`.
+Look = Callable[..., tuple[Tensor, Tensor | None]]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnbench import Attention, causal_mask, hide_masked, masked_softmax
+from attnbench import Attention, ScoringFunction, causal_mask, hide_masked, masked_softmax
 from attnbench.contract.harness import BilinearScore
 
 
@@ -235,6 +235,13 @@ class Chunked(Good):
         return super().forward(query, key, value, mask, causal=causal, need_weights=need_weights)
 
 
+class Stale(Good):
+    """Of keys that are prepared it forgets which are masked."""
+
+    def prepare(self, key, value, mask=None):  # type: ignore[no-untyped-def]
+        return super().prepare(key, value)
+
+
 class Boasting(Good):
     """It says that it holds one number, and holds every key and value."""
 
@@ -326,6 +333,15 @@ class Misfactored(BilinearScore):
         return 2 * query @ self.W, key
 
 
+class Unprepared(BilinearScore):
+    """Of keys that are prepared it takes another score."""
+
+    factor = ScoringFunction.factor
+
+    def prepare(self, key: Tensor) -> Any:
+        return lambda query: super(Unprepared, self).forward(query, 2 * key)
+
+
 BROKEN: Mapping[str, type[Any]] = {
     "declarations": Undeclared,
     "widths": Unnamed,
@@ -345,6 +361,7 @@ BROKEN: Mapping[str, type[Any]] = {
     "causal": Deaf,
     "later": Ahead,
     "prefix": Chunked,
+    "prepared": Stale,
     "decoding": Boasting,
     "mixing": Squaring,
     "prefix_masks": Accepting,
@@ -365,4 +382,8 @@ BROKEN: Mapping[str, type[Any]] = {
     "penalty": Fined,
     "scorings": Picky,
 }
-BROKEN_SCORES: Mapping[str, type[Any]] = {"broadcasting": Unbroadcast, "factors": Misfactored}
+BROKEN_SCORES: Mapping[str, type[Any]] = {
+    "broadcasting": Unbroadcast,
+    "factors": Misfactored,
+    "prepared": Unprepared,
+}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs
 from attnbench.contract.harness import Subject, derivatives
 from attnbench.contract.requirements import agree, require, trying
+from attnbench.hosts import Unrolled, prepare_keys
+from attnbench.interfaces import Attention
 
 #: Places at, before and behind the edges of chunks.
 EDGES = (0, 1, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 129)
@@ -73,6 +77,37 @@ def prefix(subject: Subject) -> str | None:
                 if weights is not None:
                     agree(matrix[:, :, t, : t + 1], weights[:, :, -1], "the weights, against those of the last query")
     return None
+
+
+def prepared(subject: Subject) -> None:
+    """Query after query of `prepare`d keys is all queries at once: context, weights and gradients."""
+    for case, need in itertools.product(subject.cases(("none", "padding")), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        with trying(f"{case} need_weights={need}"):
+            context, weights = subject.attend(module, inputs, need)
+            contexts, rows = one_by_one(module, inputs, need)
+            agree(contexts, context, "the context, against that of all queries at once")
+            if weights is not None:
+                agree(rows, weights, "the weights, against those of all queries at once")
+            pairs = zip(
+                derivatives(subject, module, inputs, need),
+                derivatives(subject, module, inputs, need, call=one_by_one),
+                strict=True,
+            )
+            for a, b in pairs:
+                agree(b, a, "a gradient, against that of all queries at once")
+
+
+def one_by_one(module: Attention, inputs: Inputs, need_weights: bool) -> tuple[Tensor, Any]:
+    """Attend with one query after the other, of keys that are prepared once."""
+    ask, state = prepare_keys(module, inputs.key, inputs.value, inputs.mask), Unrolled()
+    contexts, rows = [], []
+    for query in torch.split(inputs.query, 1, dim=1):
+        context, state = ask(query, state, need_weights=need_weights)
+        contexts.append(context)
+        if state.weights is not None:
+            rows.append(state.weights)
+    return torch.cat(contexts, dim=1), torch.cat(rows, dim=2) if rows else None
 
 
 def decoding(subject: Subject) -> str | None:

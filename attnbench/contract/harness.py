@@ -16,12 +16,12 @@ from attnbench.contract.cases import MASKS, SAID, SIZES, Case, Inputs, cases, ma
 from attnbench.contract.requirements import DTYPES, Broken, Skipped, first_words, line_in, trying
 from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, MakeScore, ScoringFunction, Task
-from attnbench.kernels import attend
+from attnbench.kernels import attend, prepare
 from attnbench.loading import Component
 from attnbench.masking import causal_mask, hide_masked, masked_softmax
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
-from attnbench.shapes import BKD, BKV, BQD, Mask
+from attnbench.shapes import BKD, BKV, BQD, Look, Mask
 
 Widths = tuple[int, int, int]
 #: Widths of query, key and value that are tried, all different first.
@@ -44,6 +44,17 @@ class PlainAttention(Attention):
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         context, weights = attend(self.score, query, key, value, mask, causal=causal, need_weights=need_weights)
         return context, None if weights is None else weights.unsqueeze(1)
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Prepare the keys' part of the scores."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        look = prepare(self.score, self.widths[0], key, value, mask)
+
+        def ask(query: Tensor, *, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
+            context, weights = look(query, need_weights=need_weights)
+            return context, None if weights is None else weights.unsqueeze(1)
+
+        return ask
 
 
 class WeightlessAttention(Attention):
@@ -275,10 +286,19 @@ class Subject:
         return (True, False) if self.cls.has_weights else (False,)
 
 
-def derivatives(subject: Subject, module: Attention, inputs: Inputs, need_weights: bool | None = None) -> list[Tensor]:
-    """Return the gradients of the sum of squares of the context: to query, key, value and the parameters."""
+def derivatives(
+    subject: Subject,
+    module: Attention,
+    inputs: Inputs,
+    need_weights: bool | None = None,
+    call: Callable[..., tuple[Tensor, Any]] | None = None,
+) -> list[Tensor]:
+    """Return the gradients of the sum of squares of the context: to query, key, value and the parameters.
+
+    The context is that of `subject.attend`, or of another such function, `call`.
+    """
     tracked = inputs.tracked()
-    context, _ = subject.attend(module, tracked, need_weights)
+    context, _ = (call or subject.attend)(module, tracked, need_weights)
     leaves = [tracked.query, tracked.key, tracked.value, *module.parameters()]
     if not context.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]

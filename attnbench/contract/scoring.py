@@ -36,7 +36,7 @@ def broadcasting(subject: Subject) -> None:
 
 
 def factors(subject: Subject) -> str | None:
-    """q'·k' of `factor` is the score, up to a term of the query alone."""
+    """q'·k' of `factor`, each made of its own side alone, is the score, up to a term of the query alone."""
     score = _score(subject)
     for case in cases(["none"]):
         inputs = subject.inputs(case)
@@ -44,6 +44,10 @@ def factors(subject: Subject) -> str | None:
             pair = score.factor(inputs.query, inputs.key)
             if pair is None:
                 return "it does not factor"
+            alone = score.factor(inputs.query, inputs.key[:, :0]), score.factor(inputs.query[:, :0], inputs.key)
+            require(None not in alone, "without keys, or without queries, it does not factor")
+            agree(alone[0][0], pair[0], "q' without the keys")  # type: ignore[index]
+            agree(alone[1][1], pair[1], "k' without the queries")  # type: ignore[index]
             rest = score(inputs.query, inputs.key) - pair[0] @ pair[1].mT
             agree(rest, rest.mean(dim=-1, keepdim=True).expand_as(rest), "score - q'·k' over the keys")
     return None

@@ -1,6 +1,6 @@
 """Models with a slot for attention, which tasks share."""
 
-from attnbench.hosts.attend import Unrolled, attend, attend_next
+from attnbench.hosts.attend import Unrolled, attend, attend_next, prepare_keys
 from attnbench.hosts.encoder_decoder import Cell, Decoded, EncoderDecoder
 from attnbench.hosts.encoder_decoder_transformer import EncoderDecoderTransformer
 from attnbench.hosts.transformer import Positions, Transformer
@@ -15,4 +15,5 @@ __all__ = [
     "Unrolled",
     "attend",
     "attend_next",
+    "prepare_keys",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnbench.interfaces import Attention
+from attnbench.kernels import has_hooks
+from attnbench.shapes import Look
 
 
 class Unrolled(NamedTuple):
@@ -40,12 +44,16 @@ def attend(
     if not attention.recurrent:
         return attention(query, key, value, mask, causal=causal, need_weights=need_weights)
     contexts, weights, state = [], [], Unrolled()
+    ask = None if causal or (mask is not None and mask.shape[1] > 1) else prepare_keys(attention, key, value, mask)
     for i, one in enumerate(torch.split(query, 1, dim=1)):
-        row = None if mask is None else mask if mask.shape[1] == 1 else mask[:, i : i + 1]
-        if causal:
-            before = torch.arange(key.shape[1], device=key.device) <= i
-            row = before.expand(len(key), 1, -1) if row is None else row & before
-        context, state = attend_next(attention, one, key, value, row, state)
+        if ask is not None:
+            context, state = ask(one, state)
+        else:
+            row = None if mask is None else mask if mask.shape[1] == 1 else mask[:, i : i + 1]
+            if causal:
+                before = torch.arange(key.shape[1], device=key.device) <= i
+                row = before.expand(len(key), 1, -1) if row is None else row & before
+            context, state = attend_next(attention, one, key, value, row, state)
         assert state.weights is not None  # a recurrent mechanism moves from its weights
         contexts.append(context)
         weights.append(state.weights)
@@ -65,16 +73,40 @@ def attend_next(
     """Attend with the next query of a host that learns it only now, and return what the one after has to know.
 
     A recurrent mechanism is handed its last weights; one that goes by places, or whose scoring function does, is asked
-    all queries so far again, of which the last counts.
+    all queries so far again, of which the last counts. Keys that stay are prepared once: `prepare_keys`.
     """
+    look = partial(attention, key=key, value=value, mask=mask)
+    return _ask(attention, look, query, state, need_weights=need_weights)
+
+
+def prepare_keys(
+    attention: Attention,
+    key: Float[Tensor, "B K Dk"],
+    value: Float[Tensor, "B K Dv"],
+    mask: Bool[Tensor, "B 1 K"] | None = None,
+) -> Callable[..., tuple[Tensor, Unrolled]]:
+    """Return `attend_next` with keys that stay, a function of `query`, `state` and `need_weights`."""
+    watched = any(has_hooks(module) for module in attention.modules())  # hooks see calls of a module alone
+    look = partial(attention, key=key, value=value, mask=mask) if watched else attention.prepare(key, value, mask)
+    return partial(_ask, attention, look)
+
+
+def _ask(
+    attention: Attention,
+    look: Look,
+    query: Float[Tensor, "B 1 Dq"],
+    state: Unrolled,
+    *,
+    need_weights: bool = True,
+) -> tuple[Float[Tensor, "B 1 Dout"], Unrolled]:
     if attention.recurrent:
-        context, weights = attention(query, key, value, mask, previous=state.weights)
+        context, weights = look(query, previous=state.weights)
         return context, Unrolled(weights)
     queries = None
     if attention.positional or getattr(getattr(attention, "score", None), "positional", False):
         query = queries = query if state.queries is None else torch.cat([state.queries, query], dim=1)
     need_weights = need_weights and attention.has_weights
-    context, weights = attention(query, key, value, mask, need_weights=need_weights)
+    context, weights = look(query, need_weights=need_weights)
     if query.shape[1] > 1:
         context, weights = context[:, -1:], None if weights is None else weights[:, :, -1:]
     return context, Unrolled(weights, queries)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attnbench.hosts.attend import Unrolled, attend, attend_next
+from attnbench.hosts.attend import Unrolled, attend, prepare_keys
 from attnbench.interfaces import MakeAttention
 
 Cell = Literal["gru", "lstm"]
@@ -177,9 +177,10 @@ class EncoderDecoder(nn.Module):
             both = torch.cat([context, queries], dim=-1)
         else:
             state, steps, last = Unrolled(), [], None
+            ask = prepare_keys(self.attention, states, states, allowed)
             for one in embedded.split(1, dim=1):
                 query, hidden = self.decoder(self._fed(one, last), hidden)
-                last, state = attend_next(self.attention, query, states, states, allowed, state, need_weights=False)
+                last, state = ask(query, state, need_weights=False)
                 steps.append(torch.cat([last, query], dim=-1))
             both = torch.cat(steps, dim=1)
         features: Tensor = self.hidden(both)
@@ -197,11 +198,10 @@ class EncoderDecoder(nn.Module):
         token = torch.full((len(states), 1), self.start, device=states.device)
         ended = torch.zeros_like(token, dtype=torch.bool)
         state, tokens, weights, context = Unrolled(), [], [], None
+        ask = prepare_keys(self.attention, states, states, allowed)
         for _ in range(length):
             query, hidden = self.decoder(self._fed(self.embed(token), context), hidden)
-            context, state = attend_next(
-                self.attention, query, states, states, allowed, state, need_weights=need_weights
-            )
+            context, state = ask(query, state, need_weights=need_weights)
             token = self.out(self.hidden(torch.cat([context, query], dim=-1))).argmax(dim=-1)
             if self.end is not None:
                 token = token.masked_fill(ended, self.pad)

@@ -7,9 +7,9 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Register, attend, hide_masked, hookimpl
+from attnbench import Attention, MakeScore, Register, attend, hide_masked, hookimpl, prepare
 from attnbench.heads import head_width, merge_heads, split_heads
-from attnbench.shapes import BKD, BKV, BQD, Mask
+from attnbench.shapes import BKD, BKV, BQD, Look, Mask
 
 
 class Differential(Attention):
@@ -66,11 +66,31 @@ class Differential(Attention):
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend twice, and take the difference."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
-        q = split_heads(self.q_proj(query), 2 * self.num_heads)  # of head h: q1 at 2h, q2 at 2h + 1
-        k = split_heads(self.k_proj(key), 2 * self.num_heads)
-        v = split_heads(self.v_proj(value), self.num_heads).repeat_interleave(2, dim=1)
+        k, v = self.project(key, value)
         allowed = None if mask is None else mask.unsqueeze(1)
-        both, maps = attend(self.score, q, k, v, allowed, causal=causal, need_weights=need_weights)
+        return self.subtract(
+            *attend(self.score, self.queries(query), k, v, allowed, causal=causal, need_weights=need_weights)
+        )
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Project the keys and values once."""
+        k, v = (x.contiguous() for x in self.project(*hide_masked(None, key, value, mask, widths=self.widths)))
+        look = prepare(self.score, k.shape[-1], k, v, None if mask is None else mask.unsqueeze(1))
+        return lambda query, need_weights=True: self.subtract(*look(self.queries(query), need_weights=need_weights))
+
+    def queries(self, query: BQD) -> Float[Tensor, "B H2 Q D"]:
+        """Project the queries: of head h q1 at 2h, q2 at 2h + 1."""
+        return split_heads(self.q_proj(query), 2 * self.num_heads)
+
+    def project(self, key: BKD, value: BKV) -> tuple[Float[Tensor, "B H2 K D"], Float[Tensor, "B H2 K D2"]]:
+        """Project keys and values: both maps of a head share its values."""
+        k = split_heads(self.k_proj(key), 2 * self.num_heads)
+        return k, split_heads(self.v_proj(value), self.num_heads).repeat_interleave(2, dim=1)
+
+    def subtract(
+        self, both: Float[Tensor, "B H2 Q D2"], maps: Float[Tensor, "B H2 Q K"] | None
+    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
+        """Take the difference of both maps, and of what each sees."""
         share = self.share()
         heads = both[:, ::2] - share * both[:, 1::2]
         weights = None if maps is None else maps[:, ::2] - share * maps[:, 1::2]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl, masked_softmax
-from attnbench.shapes import BKD, BKV, BQD, Mask
+from attnbench.shapes import BKD, BKV, BQD, Look, Mask
 
 
 class Hard(Attention):
@@ -47,13 +50,23 @@ class Hard(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Draw a key while training, take the best one else."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
-        mask = causal_mask(mask, query, causal)
-        scores = self.score(query, key)
+        return self.attend(partial(self.score, key=key), value, causal_mask(mask, query, causal), query, need_weights)
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Prepare the keys' part of the scores."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        return partial(self.attend, self.score.prepare(key), value, mask)
+
+    def attend(
+        self, score: Callable[..., Tensor], value: BKV, mask: Mask, query: BQD, need_weights: bool = True
+    ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
+        """Attend; `score` knows the keys."""
+        scores = score(query)
         if self.training:
             scores = scores + gumbel(scores)
         soft = masked_softmax(scores / self.temperature, mask)
         chosen = torch.zeros_like(soft)
-        if key.shape[1]:
+        if value.shape[1]:
             chosen = chosen.scatter(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
         if mask is not None:
             chosen = chosen.masked_fill(~mask, 0.0)

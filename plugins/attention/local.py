@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Register, append, causal_mask, hide_masked, hookimpl, masked_softmax
-from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
+from attnbench.shapes import BKD, BKV, BQD, Context, Look, Mask, State
 
 
 class Local(Attention):
@@ -57,26 +59,38 @@ class Local(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend within the window."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
-        context, weights = self.attend(query, key, value, causal_mask(mask, query, causal))
+        score = partial(self.score, key=key)
+        context, weights = self.attend(score, query, value, causal_mask(mask, query, causal))
         return context, weights.unsqueeze(1) if need_weights else None
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Prepare the keys' part of the scores."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        score = self.score.prepare(key)
+
+        def ask(query: Tensor, *, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
+            context, weights = self.attend(score, query, value, mask)
+            return context, weights.unsqueeze(1) if need_weights else None
+
+        return ask
 
     def attend(
         self,
+        score: Callable[..., Tensor],
         query: Float[Tensor, "B Q Dq"],
-        key: Float[Tensor, "B K Dk"],
         value: Float[Tensor, "B K Dv"],
         mask: Bool[Tensor, "B #Q K"] | None,
         first: int = 0,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B Q K"]]:
-        """Attend within the window; `first` is the place of the first query."""
-        Q, K = query.shape[1], key.shape[1]
+        """Attend within the window; `score` knows the keys, and `first` is the place of the first query."""
+        Q, K = query.shape[1], value.shape[1]
         s = torch.arange(K, device=query.device)
         t = torch.arange(first, first + Q, device=query.device)
         if mask is None or not K:
             last = s.new_full((1, 1, 1), K - 1)
         else:
             last = torch.where(mask, s, 0).amax(dim=-1, keepdim=True)
-        scores = self.score(query, key, t, s) if self.score.positional else self.score(query, key)
+        scores = score(query, query_places=t, key_places=s) if self.score.positional else score(query)
         if self.predictive:
             aim = self.v(torch.tanh(self.W(query)))
             wide = torch.promote_types(aim.dtype, torch.float32)  # bfloat16 counts to 256
@@ -95,7 +109,8 @@ class Local(Attention):
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend for the query at the last place."""
         keys, values = append(state, key, value)
-        context, _ = self.attend(query, keys, values, None, first=keys.shape[1] - 1)
+        score = partial(self.score, key=keys)
+        context, _ = self.attend(score, query, values, None, first=keys.shape[1] - 1)
         return context, (keys, values)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
-from attnbench.shapes import BKD, BKV, BQD, Mask
+from attnbench.shapes import BKD, BKV, BQD, Look, Mask
 
 
 class LocationAware(Attention):
@@ -72,8 +74,24 @@ class LocationAware(Attention):
                 "looked; pass query[:, t : t + 1], and as previous= the weights of the last call"
             )
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
-        mask = causal_mask(mask, query, causal)
-        layer = self.W(query) + self.V(key)
+        return self.attend(self.V(key), value, causal_mask(mask, query, causal), query, need_weights, previous)
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Project the keys once."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        return partial(self.attend, self.V(key), value, mask)
+
+    def attend(
+        self,
+        of_keys: Float[Tensor, "B K D"],
+        value: BKV,
+        mask: Mask,
+        query: Float[Tensor, "B 1 Dq"],
+        need_weights: bool = True,
+        previous: Float[Tensor, "B 1 1 K"] | None = None,
+    ) -> tuple[Float[Tensor, "B 1 Dv"], Float[Tensor, "B 1 1 K"] | None]:
+        """Attend for one query, given V key."""
+        layer = self.W(query) + of_keys
         if previous is not None:
             layer = layer + self.U(self.F(previous.squeeze(1)).mT)
         weights = masked_softmax(self.w(torch.tanh(layer)).mT, mask)

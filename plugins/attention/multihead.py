@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, causal_mask, hide_masked, hookimpl
+from attnbench import (
+    Attention,
+    MakeScore,
+    Normaliser,
+    Register,
+    append,
+    attend,
+    causal_mask,
+    hide_masked,
+    hookimpl,
+    prepare,
+)
 from attnbench.heads import head_width, merge_heads, split_heads
-from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
+from attnbench.shapes import BKD, BKV, BQD, Context, Look, Mask, State
 
 
 class MultiHead(Attention):
@@ -95,12 +106,23 @@ class MultiHead(Attention):
             normaliser=self.normaliser,
         )
         context = self._joined(heads_BHQd, query)
-        if mask is None:
-            return context if key.shape[1] else context * 0.0, weights
-        # the bias of the output projection must not fill a row that attends nothing
-        allowed = causal_mask(mask, query, causal)
-        assert allowed is not None
-        return context.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0), weights
+        return self._emptied(context, causal_mask(mask, query, causal and mask is not None), key.shape[1]), weights
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Project the keys and values once."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        k_BHKd, v_BHKd = (
+            self._shared(split_heads(x, self.kv_heads)).contiguous() for x in (self.k_proj(key), self.v_proj(value))
+        )
+        width, allowed = self.out_dim // self.num_heads, None if mask is None else mask.unsqueeze(1)
+        look = prepare(self.score, width, k_BHKd, v_BHKd, allowed, normaliser=self.normaliser)
+
+        def ask(query: Tensor, *, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
+            q_BHQd = split_heads(self.q_proj(query), self.num_heads)
+            heads_BHQd, weights = look(q_BHQd, need_weights=need_weights)
+            return self._emptied(self._joined(heads_BHQd, query), mask, key.shape[1]), weights
+
+        return ask
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to all projected keys and values so far."""
@@ -120,6 +142,14 @@ class MultiHead(Attention):
     def _shared(self, x: Float[Tensor, "B heads L d"]) -> Float[Tensor, "B H L d"]:
         """Return keys or values once for each query head: heads side by side share."""
         return x if x.shape[1] == self.num_heads else x.repeat_interleave(self.num_heads // self.kv_heads, dim=1)
+
+    def _emptied(
+        self, context: Float[Tensor, "B Q E"], allowed: Bool[Tensor, "B #Q K"] | None, keys: int
+    ) -> Float[Tensor, "B Q E"]:
+        """Zero the rows that attend nothing, which the bias of the output projection has filled."""
+        if allowed is None:
+            return context if keys else context * 0.0
+        return context.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0)
 
     def _joined(self, heads: Float[Tensor, "B H Q d"], query: Float[Tensor, "B Q Dq"]) -> Float[Tensor, "B Q E"]:
         """Gate the heads, and project them side by side."""

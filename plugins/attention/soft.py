@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, hide_masked, hookimpl
-from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
+from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, hide_masked, hookimpl, prepare
+from attnbench.shapes import BKD, BKV, BQD, Context, Look, Mask, State
 
 
 class Soft(Attention):
@@ -54,6 +54,17 @@ class Soft(Attention):
             normaliser=self.normaliser,
         )
         return context, None if weights is None else weights.unsqueeze(1)
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Prepare the keys' part of the scores."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        look = prepare(self.score, self.widths[0], key, value, mask, normaliser=self.normaliser)
+
+        def ask(query: Tensor, *, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
+            context, weights = look(query, need_weights=need_weights)
+            return context, None if weights is None else weights.unsqueeze(1)
+
+        return ask
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to all keys so far."""

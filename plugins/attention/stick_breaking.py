@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, MakeScore, Register, causal_mask, hide_masked, hookimpl
 from attnbench.heads import head_width, merge_heads, split_heads
-from attnbench.shapes import BKD, BKV, BQD, Mask
+from attnbench.shapes import BKD, BKV, BQD, Look, Mask
 
 
 class StickBreaking(Attention):
@@ -59,11 +62,25 @@ class StickBreaking(Attention):
     ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
         """Attend."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
-        mask = causal_mask(mask, query, causal)
-        q = split_heads(self.q_proj(query), self.num_heads)
-        k = split_heads(self.k_proj(key), self.num_heads)
-        v = split_heads(self.v_proj(value), self.num_heads)
-        scores = self.score(q, k)
+        k, v = (split_heads(x, self.num_heads) for x in (self.k_proj(key), self.v_proj(value)))
+        return self.attend(partial(self.score, key=k), v, causal_mask(mask, query, causal), query, need_weights)
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Project the keys and values once."""
+        key, value = hide_masked(None, key, value, mask, widths=self.widths)
+        k, v = (split_heads(x, self.num_heads).contiguous() for x in (self.k_proj(key), self.v_proj(value)))
+        return partial(self.attend, self.score.prepare(k), v, mask)
+
+    def attend(
+        self,
+        score: Callable[..., Tensor],
+        v: Float[Tensor, "B H K D"],
+        mask: Mask,
+        query: BQD,
+        need_weights: bool = True,
+    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B H Q K"] | None]:
+        """Attend with projected values; `score` knows the projected keys."""
+        scores = score(split_heads(self.q_proj(query), self.num_heads))
         hidden = None if mask is None else ~mask.unsqueeze(1)
         if hidden is not None:
             scores = scores.masked_fill(hidden, 0.0)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
-from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
+from attnbench.shapes import BKD, BKV, BQD, Context, Look, Mask, State
 
 
 class Structured(Attention):
@@ -67,6 +67,15 @@ class Structured(Attention):
         context = (A @ value.unsqueeze(1)).transpose(1, 2).flatten(-2)
         Q = query.shape[1]
         return context.expand(-1, Q, -1), A.expand(-1, -1, Q, -1) if need_weights else None
+
+    def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
+        """Look once: what is asked does not matter."""
+        context, A = self(key.new_empty(len(key), 1, self.widths[0]), key, value, mask)
+        assert A is not None
+        return lambda query, need_weights=True: (
+            context.expand(-1, query.shape[1], -1),
+            A.expand(-1, -1, query.shape[1], -1) if need_weights else None,
+        )
 
     @property
     def penalized(self) -> bool:

@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -45,7 +46,22 @@ class Additive(ScoringFunction):
 
     def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
-        a, b, v = self.W(query), self.U(key), self.v.weight.squeeze(0)
+        return self.scores(query, self.U(key))
+
+    def prepare(self, key: Keys) -> Callable[..., Tensor]:
+        """Project the keys once; of one query, which has no more pairs than keys, the textbook form is the fastest."""
+        b = self.U(key)
+
+        def score(query: Tensor) -> Tensor:
+            if query.shape[-2] > 1 or b.dtype not in (torch.float32, torch.float64):
+                return self.scores(query, b)
+            return (torch.tanh(self.W(query) + b) @ self.v.weight.squeeze(0)).unsqueeze(-2)
+
+        return score
+
+    def scores(self, query: Queries, b: Float[Tensor, "*#batch K D"]) -> ScoreMatrix:
+        """Score every query against every key, of which b = U k is known."""
+        a, v = self.W(query), self.v.weight.squeeze(0)
         narrow, wide = a.dtype, torch.float64 if a.dtype == torch.float64 else torch.float32
         batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
         shape = (*batch, a.shape[-2], b.shape[-2])
