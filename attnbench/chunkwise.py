@@ -4,8 +4,9 @@ Both run a matrix S [Dk, Dv] along the keys, and a query at place t reads o_t = 
 queries meet the keys in products of matrices, as in attention; from chunk to chunk only S is handed on. The same
 context is a product with a mixing matrix, o = weights · v, which both return on request, exactly.
 
-No exponent is positive, and no two sums of log gates are subtracted: what decays between two places is the exponential
-of the sum of what lies between them. So a gate of 0, a log gate of -inf, is exact, and small gates lose no digits.
+No exponent is positive, no two sums of log gates are subtracted and nothing is divided: what decays between two places
+is the product of the gates that lie between them. So a gate of 0, a log gate of -inf, is exact, and small gates lose no
+digits.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ def decayed_linear(
             weights = _mixing((qf,), kf, a)[0] if need_weights else None
             C = _chunk_size(chunk, kf, 32 if a is None else 16)
             qc, kc, vc, ac = (_split(x, C) for x in (qf, kf, vf, a))
-            (pairs,), prefix, suffix = _pairs((qc,), kc, ac)
-            before, S = _scan(prefix, _decay(kc, suffix).mT @ vc, S)
-            context = _join(pairs @ vc + _decay(qc, prefix) @ before, qf.shape[1])
+            (pairs,), (read,), reach, gate = _pairs((qc,), kc, ac)
+            before, S = _scan(gate, reach.mT @ vc, S)
+            context = _join(pairs @ vc + read @ before, qf.shape[1])
         else:
             reach = _decay(kf, _suffix(a))
             S = _decay(S, None if a is None else a.sum(dim=1).unsqueeze(-1)) + reach.mT @ vf
@@ -131,59 +132,72 @@ def delta_rule(
         C = _chunk_size(chunk, kf, 16)
         kc, vc, bc, ac = (_split(x, C) for x in (kf, vf, b, a))
         qc = _split(qf, C) if causal else None
-        (recalled, *seen), prefix, suffix = _pairs((bc * kc,) if qc is None else (bc * kc, qc), kc, ac)
-        sides = torch.cat((bc * vc, bc * _decay(kc, prefix)), dim=-1)
+        rows = (bc * kc,) if qc is None else (bc * kc, qc)
+        (recalled, *seen), (recall, *reads), reach, gate = _pairs(rows, kc, ac)
+        sides = torch.cat((bc * vc, recall), dim=-1)
         solved = torch.linalg.solve_triangular(recalled, sides, upper=False, unitriangular=True)
-        U, W = solved.split((vc.shape[-1], kc.shape[-1]), dim=-1)  # v_t - S'ᵀ k_t, times beta_t, is U - W S
-        reach = _decay(kc, suffix).mT
+        widths = (vc.shape[-1], kc.shape[-1])  # of U and W: v_t - S'ᵀ k_t, times beta_t, is U - W S
         kept = torch.eye(kc.shape[-1], dtype=kc.dtype, device=kc.device)
-        kept = _decay(kept, None if prefix is None else prefix[..., -1, :].unsqueeze(-1))
-        before, S = _affine_scan(kept - reach @ W, reach @ U, S)
+        kept = kept if gate is None else kept * gate.mT
+        added, lost = (reach.mT @ solved).split(widths, dim=-1)
+        before, S = _affine_scan(kept - lost, added, S)
         if qc is None:
             context = qf @ S
         else:
-            context = _join(seen[0] @ U + (_decay(qc, prefix) - seen[0] @ W) @ before, qf.shape[1])
+            new, old = (seen[0] @ solved).split(widths, dim=-1)
+            context = _join(new + (reads[0] - old) @ before, qf.shape[1])
     return _finish(q, v, context, weights, S)
 
 
-def _pairs(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-    """Return A for each of `rows`, and the sums of log gates up to each key and after it, prefix and suffix.
+class _Pairs(NamedTuple):
+    """What the keys of one chunk, [..., C, D], are to each other, to the state before them and to the one after.
 
-    A[t, j] = Σ_d row[t, d] k[j, d] exp(a[j+1, d] + ... + a[t, d]), 0 where j > t; there are 2^n keys.
+    Attributes:
+        A: A[t, j] = Σ_d row[t, d] k[j, d] gate[j+1, d] ... gate[t, d], 0 where j > t, [..., C, C] for each of the rows.
+        rows: each of the rows, decayed by the gates up to its place: how it reads the state before the chunk.
+        k: the keys, decayed by the gates after their place: how they reach the state after the chunk.
+        gate: of the whole chunk, [..., 1, D]; None where nothing decays.
     """
+
+    A: list[Tensor]
+    rows: list[Tensor]
+    k: Tensor
+    gate: Tensor | None
+
+
+def _pairs(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> _Pairs:
+    """Return the pairs of `rows` and 2^n keys with log gates a, one for each key or for each channel."""
     if a is None:
-        return [(row @ k.mT).tril() for row in rows], None, None
+        return _Pairs([(row @ k.mT).tril_() for row in rows], list(rows), k, None)
     pairs = _at_once if _any_length(k) else _tree
     if a.shape[-1] == k.shape[-1]:
         return pairs(rows, k, a)
     one = torch.ones_like(a)
-    (decay,), prefix, suffix = pairs((one,), one, a)
-    return [(row @ k.mT) * decay for row in rows], prefix, suffix
+    (decay,), (prefix,), suffix, gate = pairs((one,), one, a)
+    return _Pairs([(row @ k.mT) * decay for row in rows], [row * prefix for row in rows], k * suffix, gate)
 
 
-def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> _Pairs:
     """Do as `_pairs`, in blocks of 1 key, of 2, of 4 and so on, each made of two of half its size.
 
-    What the second half of a block sees of the first is a product of matrices, in which both decay as far as the
-    border between them: the rows by the prefix of the second half, the keys by the suffix of the first.
+    What the second half of a block sees of the first is a product of matrices, in which both are decayed as far as the
+    border between them; then both are decayed on, as far as the ends of the block.
     """
-    C, R, half = k.shape[-2], len(rows), 1
-    q = torch.stack(rows, dim=-2)  # [..., C, R, D]: the rows of one place side by side
-    A = (q * k.unsqueeze(-2)).sum(dim=-1).unsqueeze(-1)  # [..., blocks, half R, half]
-    prefix, suffix = a, torch.zeros_like(a)
-    while half < C:
-        (k1, _), (p1, p2), (s1, s2) = (_halves(x, half) for x in (k, prefix, suffix))
-        q2 = _cut(q, -3, (-1, 2, half))[..., 1, :, :, :]
-        cross = (q2 * p2.exp().unsqueeze(-2)).flatten(-3, -2) @ (k1 * s1.exp()).mT
-        A1, A2 = _cut(A, -3, (-1, 2)).unbind(dim=-3)
-        A = torch.cat((F.pad(A1, (0, half)), torch.cat((cross, A2), dim=-1)), dim=-2)
-        prefix = torch.cat((p1, p2 + p1[..., -1:, :]), dim=-2).flatten(-3, -2)
-        suffix = torch.cat((s1 + p2[..., -1:, :], s2), dim=-2).flatten(-3, -2)
-        half *= 2
-    return list(_cut(A.squeeze(-3), -2, (C, R)).unbind(dim=-2)), prefix, suffix
+    gate, half = a.exp(), 1
+    A = [(row * k).sum(dim=-1, keepdim=True).unsqueeze(-1) for row in rows]  # [..., blocks, half, half]
+    q = [row * gate for row in rows]
+    while half < a.shape[-2]:
+        (k1, k2), (gate1, gate2) = _halves(k, half), _halves(gate, 1)
+        for i, (q1, q2) in enumerate([_halves(x, half) for x in q]):
+            A1, A2 = _cut(A[i], -3, (-1, 2)).unbind(dim=-3)
+            A[i] = torch.cat((F.pad(A1, (0, half)), torch.cat((q2 @ k1.mT, A2), dim=-1)), dim=-2)
+            q[i] = torch.cat((q1, q2 * gate1), dim=-2).flatten(-3, -2)
+        k = torch.cat((k1 * gate2, k2), dim=-2).flatten(-3, -2)
+        gate, half = (gate1 * gate2).squeeze(-2), 2 * half
+    return _Pairs([x.squeeze(-3) for x in A], q, k, gate)
 
 
-def _at_once(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+def _at_once(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> _Pairs:
     """Do as `_pairs` without a loop, in C x C x D memory."""
     C = k.shape[-2]
     seen = torch.ones(C, C, dtype=torch.bool, device=k.device).tril().unsqueeze(-1)
@@ -191,7 +205,8 @@ def _at_once(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> tuple[list[Tenso
     sums = between.cumsum(dim=-3)  # [..., t, j, D], of what follows j up to t
     decay = sums.exp() * seen
     A = [(row.unsqueeze(-2) * decay * k.unsqueeze(-3)).sum(dim=-1) for row in rows]
-    return A, a.cumsum(dim=-2), sums[..., -1, :, :]
+    prefix = a.cumsum(dim=-2).exp()
+    return _Pairs(A, [row * prefix for row in rows], k * decay[..., -1, :, :], prefix[..., -1:, :])
 
 
 def _halves(x: Tensor, half: int) -> tuple[Tensor, ...]:
@@ -206,22 +221,22 @@ def _mixing(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> list[Tenso
     """Return A [n, T, T] for each of `rows`, of all keys at once."""
     T = k.shape[1]
     if _any_length(k):
-        return _pairs(rows, k, a)[0]
+        return _pairs(rows, k, a).A
     size = _power_of_two(T)
     *padded, k = (F.pad(x, (0, 0, 0, size - T)) for x in (*rows, k))
     a = None if a is None else F.pad(a, (0, 0, 0, size - T))
-    return [A[:, :T, :T] for A in _pairs(tuple(padded), k, a)[0]]
+    return [A[:, :T, :T] for A in _pairs(tuple(padded), k, a).A]
 
 
-def _scan(prefix: Tensor | None, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _scan(gate: Tensor | None, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, [n, N, Dk, Dv], and after the last: S_{c+1} = gate_c S_c + added_c."""
-    if prefix is None:
+    if gate is None:
         sums = torch.cat((state.unsqueeze(1), added), dim=1).cumsum(dim=1)
         return sums[:, :-1], sums[:, -1]
     before = []
-    for gate, x in zip(prefix[:, :, -1].exp().unsqueeze(-1).unbind(dim=1), added.unbind(dim=1), strict=True):
+    for g, x in zip(gate.mT.unbind(dim=1), added.unbind(dim=1), strict=True):
         before.append(state)
-        state = torch.addcmul(x, gate, state)
+        state = torch.addcmul(x, g, state)
     return _stack(before, added), state
 
 
@@ -264,8 +279,8 @@ def _split(x: Tensor | None, size: int) -> Any:
         return None
     if _any_length(x):
         return x.unsqueeze(1)
-    count = -(-x.shape[1] // size)
-    return _cut(F.pad(x, (0, 0, 0, count * size - x.shape[1])), 1, (count, size))
+    rest = -x.shape[1] % size
+    return _cut(F.pad(x, (0, 0, 0, rest)) if rest else x, 1, (-1, size))
 
 
 def _join(x: Tensor, length: int) -> Tensor:
