@@ -44,9 +44,9 @@ def check_mask(mask: Tensor | None, queries: int, keys: int) -> None:
     """
     if mask is None:
         return
-    if mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(
-            f"a mask is bool, True where a query may attend, not {mask.dtype}: "
+            f"a mask is bool, True where a query may attend, not {getattr(mask, 'dtype', type(mask).__name__)}: "
             "pass `mask > 0` or `mask == 0`, whichever means 'may attend' where it comes from"
         )
     if mask.dim() < 2 or mask.shape[-1] != keys or mask.shape[-2] not in (1, queries):
@@ -224,12 +224,14 @@ def hide_masked(
     *,
     causal: bool = False,
     widths: tuple[int, int, int] | None = None,
+    previous: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Check that the inputs of an attention module fit together, and zero what must not be seen: what it does first.
 
     Keys and values that no query may attend become 0, so that NaN in padding reaches neither the output (0 * NaN is
     NaN) nor, through the backward pass, any parameter's gradient. Where some queries see a key and others do not, as
-    under `causal=True`, its entries that are not finite become 0: what comes later cannot matter, whatever it is.
+    under `causal=True`, entries become 0 that are not finite, or so large that a product of two is not (from 7e16 on in
+    float32): what comes later cannot matter, whatever it is.
 
     Args:
         query: [B, Q, Dq]; None for keys that are prepared, to be asked by one query after the other.
@@ -238,6 +240,7 @@ def hide_masked(
         mask: bool [B, 1 or Q, K], True where a query may attend; None where it may attend everything.
         causal: query i sees keys up to i only.
         widths: Dq, Dk and Dv that the module was made for; None leaves them unchecked.
+        previous: of a recurrent module, [B, H, 1, K].
 
     Returns:
         key and value, of the same shapes.
@@ -249,10 +252,12 @@ def hide_masked(
     if query is None:
         query = key.new_empty(len(key), 1, 0 if widths is None else widths[0])
     _check_inputs(query, key, value, mask, causal, widths)
+    if previous is not None and (previous.dim() != 4 or previous.shape[::3] != key.shape[:2] or previous.shape[2] != 1):
+        raise ValueError(f"previous is [B, H, 1, K], the weights of the last call, not {list(previous.shape)}")
     if mask is None and not causal:
         return key, value
     if causal or (mask is not None and mask.shape[1] > 1):
-        key, value = (x if _known_finite(x) else x.nan_to_num(0.0, 0.0, 0.0) for x in (key, value))
+        key, value = (x if _known_tame(x) else x.masked_fill(~(x.abs() < _wild(x)), 0.0) for x in (key, value))
     if mask is not None:
         seen = causal_mask(mask, query, causal) if mask.shape[1] > 1 else mask
         assert seen is not None
@@ -261,12 +266,17 @@ def hide_masked(
     return key, value
 
 
-def _known_finite(x: Tensor) -> bool:
-    """Tell whether all entries are finite, where asking is cheaper than `nan_to_num` and its gradient: on a CPU."""
+def _wild(x: Tensor) -> float:
+    """Return from where on an entry cannot be multiplied safely; float16 is multiplied in float32."""
+    return math.inf if x.dtype == torch.float16 else math.sqrt(torch.finfo(x.dtype).max) / 256
+
+
+def _known_tame(x: Tensor) -> bool:
+    """Tell whether no entry is wild, where asking is cheaper than to look at each: on a CPU."""
     if not x.is_cpu or torch.compiler.is_compiling():
         return False
     try:
-        return bool(x.detach().sum().isfinite())  # of a sum that overflows nothing is known
+        return float(torch.linalg.vector_norm(x.detach())) < _wild(x)
     except RuntimeError:  # torch.vmap and tracing answer no questions about values
         return False
 
@@ -349,13 +359,16 @@ def _check_inputs(
     device = query.device
     if not key.device == value.device == device:
         raise ValueError(f"query, key and value are on {device}, {key.device} and {value.device}: move them to one")
-    if not query.dtype == key.dtype == value.dtype and not is_cast(query):
-        raise TypeError(f"query, key and value are {query.dtype}, {key.dtype} and {value.dtype}: make them alike")
+    alike = query.dtype == key.dtype == value.dtype or is_cast(query)
+    if not alike or not query.is_floating_point():
+        raise TypeError(
+            f"query, key and value are {query.dtype}, {key.dtype} and {value.dtype}: make them floats, alike"
+        )
     if mask is None:
         return
-    m = mask.shape
-    if mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         check_mask(mask, q[1], k[1])
+    m = mask.shape
     if not (len(m) == 3 and m[0] == q[0] and m[1] in (1, q[1]) and m[2] == k[1]):
         raise ValueError(
             f"the mask of these queries and keys is [B, 1 or Q, K], here [{q[0]}, 1 or {q[1]}, {k[1]}], not {list(m)}: "

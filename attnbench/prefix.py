@@ -47,7 +47,10 @@ class PrefixAttention(Attention):
         context, weights, _ = self.mix(
             query, key, value, causal=causal, padding=padding, state=None, need_weights=need_weights
         )
-        return context, None if weights is None else weights.to(value.dtype)
+        if weights is None or weights.dtype == value.dtype:
+            return context, weights
+        most = torch.finfo(value.dtype).max  # float16's is soon exceeded
+        return context, weights.clamp(-most, most).to(value.dtype)
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Decode one token from the running state, in constant time."""

@@ -16,6 +16,7 @@ from attnbench.contract.requirements import agree, require, trying
 from attnbench.hosts import Unrolled, prepare_keys
 from attnbench.interfaces import Attention
 
+LARGEST = torch.finfo(torch.float64).max
 #: Places at, before and behind the edges of chunks.
 EDGES = (0, 1, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 129)
 ONE_QUERY = "it is called one query at a time, and sees what its caller hands it"
@@ -45,7 +46,7 @@ def causal(subject: Subject) -> str | None:
 
 
 def later(subject: Subject) -> None:
-    """Under causality nothing that comes later changes what was, be it NaN or infinite."""
+    """Under causality nothing that comes later changes what was, be it NaN, infinite or the largest number."""
     kinds = ("causal", *SAID[:2])
     short = [(case, range(1, case.K)) for case in subject.cases(kinds, [(2, N, N) for N in (2, 3, 5)])]
     long = [] if subject.cls.recurrent else [(case, (20,)) for case in subject.cases(SAID[:1], [(1, 70, 70)])]
@@ -53,11 +54,11 @@ def later(subject: Subject) -> None:
         module, inputs = subject.make(), subject.inputs(case)
         with trying(f"{case} need_weights={need}"):
             context, _ = subject.attend(module, inputs, need)
-            for t, other in itertools.product(places, (3.0, math.nan, math.inf)):
+            for t, other in itertools.product(places, (3.0, math.nan, math.inf, LARGEST)):
                 past = (torch.arange(case.K, device=subject.device) < t).view(1, case.K, 1)
                 query, key, value = (torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value))
                 again, _ = subject.attend(module, replace(inputs, query=query, key=key, value=value), need)
-                what = "what comes" if math.isfinite(other) else f"{other}"
+                what = "what comes" if other == 3.0 else f"{other}"
                 agree(again[:, :t], context[:, :t], f"the context before {t} sees {what} at {t} or later")
 
 

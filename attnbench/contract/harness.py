@@ -100,7 +100,7 @@ class Recalling(Attention):
         """Attend for one query."""
         if query.shape[1] != 1:
             raise ValueError(f"a recurrent mechanism takes one query at a time, not {query.shape[1]}")
-        key, value = hide_masked(query, key, value, mask, causal=causal)
+        key, value = hide_masked(query, key, value, mask, causal=causal, previous=previous)
         before = query.new_zeros(query.shape[0], 1, key.shape[1]) if previous is None else previous[:, 0]
         weights = masked_softmax(-before, mask)
         return weights @ value, weights.unsqueeze(1)

@@ -148,6 +148,7 @@ def misfits(subject: Subject) -> None:
         "a query's batch of 1 beside 2": (ValueError, Inputs(query[:1], key, value)),
         "no batch": (ValueError, Inputs(query[0], key[0], value[0])),
         "heads": (ValueError, Inputs(query[None], key[None], value[None])),
+        "whole numbers": (TypeError, Inputs(query.long(), key.long(), value.long())),
         "a value of another dtype": (TypeError, Inputs(query, key, value.float())),
         "a key on another device": (ValueError, Inputs(query, key.to("meta"), value)),
         "a wider query": (ValueError, Inputs(F.pad(query, (0, 1)), key, value)),
@@ -158,10 +159,16 @@ def misfits(subject: Subject) -> None:
     for (what, (error, bad)), need in itertools.product(wrong.items(), subject.paths):
         with trying(f"{case} need_weights={need}, {what}"):
             _refused(error, subject, module, bad, need)
+    if subject.cls.recurrent:
+        weights = torch.full((2, 1, 1, 5), 0.2, dtype=query.dtype, device=subject.device)
+        for previous, need in itertools.product((weights[:1], weights[..., 1:], weights[:, 0]), subject.paths):
+            with trying(f"{case} need_weights={need}, previous {list(previous.shape)}"):
+                _refused(ValueError, subject, module, inputs, need, previous=previous)
 
 
-def _refused(error: type[Exception], subject: Subject, module: Any, inputs: Inputs, need: bool) -> None:
-    options = {"causal": True} if inputs.causal else {}
+def _refused(error: type[Exception], subject: Subject, module: Any, inputs: Inputs, need: bool, **options: Any) -> None:
+    if inputs.causal:
+        options["causal"] = True
     try:
         module(inputs.query, inputs.key, inputs.value, inputs.mask, need_weights=need, **options)
     except error as message:

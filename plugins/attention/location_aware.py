@@ -68,12 +68,12 @@ class LocationAware(Attention):
         previous: Float[Tensor, "B 1 Q K"] | None = None,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend for one query, knowing the weights of the one before."""
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths, previous=previous)
         if query.shape[1] != 1:
             raise ValueError(
                 f"location_aware takes one query at a time, not {query.shape[1]}: where it looks depends on where it "
                 "looked; pass query[:, t : t + 1], and as previous= the weights of the last call"
             )
-        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         return self.attend(self.V(key), value, causal_mask(mask, query, causal), query, need_weights, previous)
 
     def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:

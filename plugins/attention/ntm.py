@@ -83,12 +83,12 @@ class NTM(Attention):
         previous: Float[Tensor, "B 1 Q K"] | None = None,
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend for one query, knowing the weights of the one before."""
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths, previous=previous)
         if query.shape[1] != 1:
             raise ValueError(
                 f"ntm takes one query at a time, not {query.shape[1]}: where it looks depends on where it looked; "
                 "pass query[:, t : t + 1], and as previous= the weights of the last call"
             )
-        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         mask = causal_mask(mask, query, causal)
         k, beta, g, s, gamma = self.head(query).split(self.parts, dim=-1)
         content = masked_softmax(F.softplus(beta) * self.score(torch.tanh(k), key), mask)

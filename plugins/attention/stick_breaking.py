@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class StickBreaking(Attention):
         hidden = None if mask is None else ~mask.unsqueeze(1)
         if hidden is not None:
             scores = scores.masked_fill(hidden, 0.0)
-        left = -F.softplus(scores)  # log(1 - β)
+        left = -F.softplus(scores).clamp(max=torch.finfo(scores.dtype).max)  # log(1 - β), an overflown score's too
         if hidden is not None:
             left = left.masked_fill(hidden, 0.0)
         behind = left.flip(-1).cumsum(dim=-1).flip(-1) - left

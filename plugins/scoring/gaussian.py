@@ -35,15 +35,19 @@ class Gaussian(ScoringFunction):
 
     def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
         """Score every query against every key."""
-        q, k = self.factor(query, key)
-        return q @ k.mT - 0.5 * self.precision() * query.square().sum(dim=-1, keepdim=True)
+        wide = torch.promote_types(query.dtype, torch.float32)  # in float16 the difference would be of infinities
+        q, k = self.factor(query.to(wide), key.to(wide))
+        distance = q @ k.mT - 0.5 * self.precision() * query.to(wide).square().sum(dim=-1, keepdim=True)
+        return distance.to(query.dtype)
 
     def factor(
         self, query: Queries, key: Keys
     ) -> tuple[Float[Tensor, "*#batch Q Dq+1"], Float[Tensor, "*#batch K Dk+1"]]:
         """q' = [q; 1] / σ², k' = [k; -|k|²/2]. The term in |q|² is the same for all keys: softmax cancels it."""
         q = torch.cat([query, torch.ones_like(query[..., :1])], dim=-1)
-        k = torch.cat([key, -0.5 * key.square().sum(dim=-1, keepdim=True)], dim=-1)
+        k = torch.cat(
+            [key, (-0.5 * key.square().sum(dim=-1, keepdim=True)).clamp(min=torch.finfo(key.dtype).min)], dim=-1
+        )
         return self.precision() * q, k
 
     def precision(self) -> Float[Tensor, ""]:
