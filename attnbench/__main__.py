@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import attnbench
 from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
+from attnbench.files import whole, writable
 from attnbench.registry import Registry
-from attnbench.run_folder import writable
 from attnbench.schema import format_value
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up, sweep_folder
@@ -176,7 +176,8 @@ def predict(registry: Registry, words: list[str]) -> None:
     answer = run.predict(args.run_folder, registry, text)
     prediction.show(answer)
     if answer.attention is not None:
-        draw(answer.attention).savefig(picture)
+        with whole(picture) as path:
+            draw(answer.attention).savefig(path)
         print(f"{picture}: written", file=sys.stderr)
 
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from attnbench.config import mechanism, read_override
 from attnbench.errors import UsageError, first_line, is_out_of_memory, nearest
+from attnbench.files import writable, write_text
 from attnbench.hosts.attend import attend
 from attnbench.interfaces import Attention, ScoringFunction
 from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
 from attnbench.registry import Registry
-from attnbench.run_folder import writable
 from attnbench.schema import fill, takes_score
 
 #: Of these words the values may be several, with commas between them.
@@ -192,7 +192,7 @@ def run(
         "rows": rows,
         "exponents": exponents(rows),
     }
-    (folder / "bench.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "bench.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -35,7 +35,7 @@ from attnbench.training.batches import TrainSampler, chunk_loader, data_mark, ev
 from attnbench.training.callbacks import Checkpoints, TrainingRecord, TrainMetrics
 from attnbench.training.experiment import Diverged, Experiment
 from attnbench.training.optimizer import refuse_sparse_gradients
-from attnbench.training.process import flush_denormals, is_rank_zero, quiet, shared, stop_on_signals
+from attnbench.training.process import flush_denormals, is_rank_zero, quiet, quiet_threads, shared, stop_on_signals
 from attnbench.training.trainer import load_weights, make_trainer, no_exit, refuse_missing_gpu, test
 
 log = logging.getLogger("attnbench")
@@ -91,12 +91,17 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
         if prepared is not None:
             result |= facts(prepared) if status == "running" else facts(prepared) | cost_summary(prepared)
         if is_rank_zero():
-            run_folder.write_result(folder, result | outcome)
+            try:
+                run_folder.write_result(folder, result | outcome)
+            except OSError:
+                if status == "failed":
+                    run_folder.mark_failed(folder)
+                raise
 
     if not resume:
         run_folder.refuse_claimed(folder)
     alone = run_folder.lock(folder, wanted=is_rank_zero())
-    with stop_on_signals(), lossy(), alone, run_log(folder), flush_denormals():
+    with stop_on_signals(), lossy(), alone, run_log(folder), flush_denormals(), quiet_threads():
         try:
             prepared = prepare(config, folder, registry, resume=resume)
             begin(config, folder, resume=resume)
@@ -117,6 +122,8 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
                 print(f"{primary} {metrics[primary]:.4f}  {where}")
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                error.filename = str(folder)
             with contextlib.suppress(OSError, UsageError):  # what made it fail may be that nothing can be written
                 if not begun and not resume:
                     begin(config, folder, resume=False)
@@ -129,10 +136,17 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
             raise
 
 
+class Log(logging.FileHandler):
+    """A log that fails no run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go without the line that a full disk has no room for."""
+
+
 @contextlib.contextmanager
 def run_log(folder: Path) -> Iterator[None]:
     """Keep what is logged in the folder's run.log; of several processes, one does."""
-    handler = logging.FileHandler(folder / "run.log" if is_rank_zero() else os.devnull, delay=True)
+    handler = Log(folder / "run.log" if is_rank_zero() else os.devnull, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -204,7 +218,7 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
     """
     settings, experiment, trainer, logger = prepared.settings, prepared.experiment, prepared.trainer, prepared.logger
     task, checkpoints = experiment.task, prepared.checkpoints
-    if is_rank_zero():
+    if is_rank_zero() and prepared.checkpoint is None:  # one that goes on keeps what it has
         task.save(folder)
     if not resume:
         logger.layout(task.metrics())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import pickle
 import shlex
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from attnbench.config import RunConfig, make_absolute, read_override, refuse_expressions
 from attnbench.errors import IncompatibleError, UsageError, first_line
+from attnbench.files import write_text
 from attnbench.registry import Registry
 from attnbench.schema import KINDS, explain, node
 
@@ -102,33 +101,17 @@ def write_config(folder: Path, config: DictConfig, *, new: bool) -> None:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def writable(path: Path | str) -> Path:
-    """Return a path; OSError where it cannot be written, before what it is to hold is measured."""
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    return path
-
-
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Write result.json."""
     write_text(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def mark_failed(folder: Path) -> None:
+    """Turn `running` into `failed` where it stands in result.json: no other file may find room."""
+    with (folder / "result.json").open("r+b") as file:
+        text = file.read().replace(b'"status": "running"', b'"status": "failed" ', 1)
+        file.seek(0)
+        file.write(text)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

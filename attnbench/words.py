@@ -112,7 +112,7 @@ def complaint(error: Exception, registry: Registry) -> str:
     presets = r"the presets of \1 are for the command line; write values under `\1:` instead"
     text = re.sub(r"Could not override '(trainer|optimizer)'.*", presets, text)
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(text.split())
 
 

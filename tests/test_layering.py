@@ -16,7 +16,7 @@ from attnbench.registry import Registry
 ROOT = Path(__file__).parent.parent
 #: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
 ROWS = [
-    {"startup", "streams", "errors", "shapes", "interfaces", "masking", "kernels", "heads", "sampling"},
+    {"startup", "streams", "files", "errors", "shapes", "interfaces", "masking", "kernels", "heads", "sampling"},
     {"config", "measure"},
     {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "slice_figure", "downloads", "schema", "hookspecs"},
     {"loading", "registry", "training"},

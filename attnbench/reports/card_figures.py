@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from attnbench.files import whole
 from attnbench.reports import statistics
 from attnbench.reports.aggregate import profile, samples
 from attnbench.reports.card import MULTIHEAD, Card, width
@@ -221,7 +222,8 @@ def draw_rates(cells: Sequence[Cell], path: Path) -> None:
             axis.legend(
                 handles, [names[arm] for arm in labels], fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16)
             )
-        figure.savefig(path)
+        with whole(path) as partial:
+            figure.savefig(partial)
 
 
 def profiles(card: Card) -> str:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
+from attnbench.files import write_text
 from attnbench.reports import card_figures as figures
 from attnbench.reports.attention import draw
 from attnbench.reports.card import MULTIHEAD, Card, Pair, Standing, at_chance, size_of, telling, verdict
@@ -54,7 +55,7 @@ def write_page(card: Card, path: Path) -> None:
     title = f"attnbench report card: {', '.join(card.mine)}"
     sections = (_head, _standings, _against_each, _over_tasks, _by_task, _looks, _published, _laws, _protocol)
     body = "".join(section(card) for section in sections)
-    path.write_text(template.replace(TITLE, markup(title)).replace(BODY, body), encoding="utf-8")
+    write_text(path, template.replace(TITLE, markup(title)).replace(BODY, body))
 
 
 def table(

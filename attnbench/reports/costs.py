@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from attnbench.files import whole
 from attnbench.measure import MODES
 
 PANELS = (
@@ -139,4 +140,5 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         f"torch {result['torch']}",
         fontsize=10,
     )
-    figure.savefig(file)
+    with whole(file) as path:
+        figure.savefig(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from attnbench.files import write_text
 from attnbench.reports import export
 from attnbench.reports.compare import Row, Table, printable
 from attnbench.reports.runs import LeftOut, Run, number
@@ -68,7 +69,7 @@ def write(path: Path, tables: Sequence[Table], left_out: Sequence[LeftOut], word
     }
     template = (files("attnbench.reports") / "page.html").read_text(encoding="utf-8")
     held = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")  # no tag can begin in it
-    path.write_text(template.replace(PLACE, held), encoding="utf-8")
+    write_text(path, template.replace(PLACE, held))
 
 
 def versions(tables: Sequence[Table]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from attnbench.errors import UsageError, first_line
+from attnbench.files import write_text
 from attnbench.interfaces import AttentionMap
 from attnbench.reports.cells import Cell, from_json
 
@@ -40,7 +41,7 @@ def write(path: Path, references: References) -> None:
         "looks": [[task, arm, _as_json(look)] for (task, arm), look in references.looks.items()],
     }
     texts = [f'"{name}": [\n' + ",\n".join(map(_line, entries)) + "\n]" for name, entries in parts.items()]
-    path.write_text("{\n" + ",\n".join(texts) + "\n}\n", encoding="utf-8")
+    write_text(path, "{\n" + ",\n".join(texts) + "\n}\n")
 
 
 def _line(entry: Any) -> str:

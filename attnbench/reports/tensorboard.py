@@ -13,6 +13,8 @@ from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-unty
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams
 
+from attnbench.files import whole
+
 
 class EventLog(TensorBoardLogger):
     """TensorBoard events in the run folder itself; config.yaml holds what Lightning would write as hparams.yaml.
@@ -72,12 +74,10 @@ def rewind(folder: Path, step: int) -> None:
         except DecodeError:  # somebody's damaged file
             continue
         if len(lasting) < len(records):
-            partial = path.with_name(f".{path.name}")
-            with partial.open("wb") as file:
+            with whole(path) as partial, partial.open("wb") as file:
                 writer = RecordWriter(file)
                 for record in lasting:
                     writer.write(record)
-            partial.replace(path)
 
 
 def _lasts(event: Event, step: int) -> bool:

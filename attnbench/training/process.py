@@ -82,6 +82,22 @@ def flush_denormals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Print no OSError of a thread: TensorBoard's, which writes events, hands it to the next who adds one."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not issubclass(failed.exc_type, OSError):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Raise KeyboardInterrupt, as Ctrl-C does, on a signal to stop and when the terminal is closed.
 
