@@ -61,7 +61,7 @@ class Caption(Task):
     """
 
     recipe = {
-        "trainer": {"max_steps": 1_500, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
+        "trainer": {"max_steps": 2_000, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
         "optimizer": {"name": "adamw", "lr": 4e-3, "warmup": 0.1},
     }
     primary = "exact_match"
@@ -78,7 +78,7 @@ class Caption(Task):
         max_words: int = 20,
         min_count: int = 2,
         data_seed: int = 0,
-        width: int = 32,
+        width: int = 24,
         dropout: float = 0.05,
         embed_dim: int = 32,
         hidden_dim: int = 64,
