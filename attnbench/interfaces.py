@@ -363,6 +363,14 @@ class Task(ABC):
         One whose value is not a single number is not logged: it is for `figures`.
         """
 
+    def decode(self, model: nn.Module, batch: Any) -> Any:
+        """Return the batch with what the model writes for it, which `evaluate`, `maps` and `texts` share.
+
+        Each of them is handed the batch as it is here, or as it was: a validation decodes once, and who calls one of
+        them alone need not. What is added to a batch has B as its first dimension, too.
+        """
+        return batch
+
     @abstractmethod
     def evaluate(self, model: nn.Module, batch: Any, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
         """Update the metrics with a validation or test batch; return its loss, a mean over the batch."""

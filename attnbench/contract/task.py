@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from attnbench.config import OptimizerConfig
 from attnbench.contract.harness import BilinearScore, Law, PlainAttention, Recalling, Subject, WeightlessAttention
-from attnbench.contract.requirements import distribution, finite, require, trying
+from attnbench.contract.requirements import agree, distribution, finite, require, trying
 from attnbench.interfaces import Attention, AttentionMap, Split, Task
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
+from attnbench.training.batches import first_examples
 
+F32 = torch.float32
 FRESH_EXAMPLES = 20_000  # of data without end, how many are compared with the other splits
 
 
@@ -141,6 +143,30 @@ def _map(drawn: AttentionMap) -> None:
     distribution(weights.unsqueeze(0), mask.unsqueeze(0), torch.float32)
 
 
+def decoding(subject: Subject) -> str | None:
+    """Of a batch that `decode` has been through, metrics, loss, texts and maps are those of the batch itself."""
+    task = subject.task
+    if type(task).decode is Task.decode:
+        return "it does not decode"
+    with torch.no_grad():
+        model, batch = _host(task).eval(), _batch(task, "val", 5)
+        decoded = task.decode(model, batch)
+        for what, (mine, other) in {
+            "a batch": (batch, decoded),
+            "the first examples": (_batch(task, "val", 2), first_examples(decoded, 2)),
+        }.items():
+            before, after = task.metrics(), task.metrics()
+            agree(task.evaluate(model, other, after), task.evaluate(model, mine, before), f"the loss of {what}", F32)
+            for name, metric in before.items():
+                if isinstance(value := metric.compute(), Tensor):
+                    agree(after[name].compute(), value, f"{name} of {what}, decoded before", F32)
+            same = task.texts(model, mine) == task.texts(model, other)
+            require(same, f"the texts of {what} are others once it was decoded")
+            for a, b in zip(task.maps(model, mine), task.maps(model, other), strict=True):
+                agree(b.weights, a.weights, f"the weights of a map of {what}, decoded before", F32)
+    return None
+
+
 def slots(subject: Subject) -> None:
     """The host takes an attention without weights, drawing no maps; a recurrent one too, if it is stepwise."""
     kinds: list[type[Attention]] = [WeightlessAttention, *([Recalling] if subject.component.cls.stepwise else [])]
@@ -206,4 +232,4 @@ def checkpoints(subject: Subject) -> None:
                     require(same, f"{tag} of {which}.ckpt is {value}, and the run measured {measured[tag]}")
 
 
-LAWS: tuple[Law, ...] = (splits, workers, metrics, maps, slots, learns, checkpoints)
+LAWS: tuple[Law, ...] = (splits, workers, metrics, maps, decoding, slots, learns, checkpoints)

@@ -97,8 +97,8 @@ def lay_over(attention_map: AttentionMap) -> Figure:
     panels: list[tuple[int, int] | None] = [(head, query) for head in range(heads) for query in range(queries)]
     if attention_map.image is not None:
         panels.insert(0, None)
-    height = -(-len(panels) // PANELS)
-    width = -(-len(panels) // height)
+    width = min(PANELS, len(panels))
+    height = -(-len(panels) // width)
     figure = Figure(figsize=(max(4.0, width * 1.5 + 0.8), height * (1.5 * down / across + 0.4) + 0.5), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
@@ -258,10 +258,8 @@ class Pictures(pl.Callback):
         if not trainer.is_global_zero or not isinstance(logger, pl.loggers.TensorBoardLogger) or not self.examples:
             return
         task, model = pl_module.task, pl_module.model
-        data = task.data("val")
-        batch = data[list(range(min(self.examples, len(data))))]  # type: ignore[arg-type]
-        batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
         with torch.no_grad(), torch.random.fork_rng():  # pictures change nothing that follows
+            batch = pl_module.first_examples(self.examples)
             maps, texts, images = task.maps(model, batch), task.texts(model, batch), task.images(model)
         for number, attention_map in enumerate(maps):
             logger.experiment.add_image(

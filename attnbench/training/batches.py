@@ -26,6 +26,14 @@ def batch_size(batch: Any) -> int:
     return int(first.shape[0])
 
 
+def first_examples(part: Any, count: int) -> Any:
+    """Return the first examples of a batch, or of a part of one."""
+    if isinstance(part, Tensor | list) or part is None:
+        return None if part is None else part[:count]
+    inner = [first_examples(field, count) for field in part]
+    return type(part)(*inner) if hasattr(part, "_fields") else tuple(inner)
+
+
 class TrainSampler(Sampler[list[int]]):
     """The training batches, pass after pass, cut into rounds of `round_steps`, each ended by a validation.
 
@@ -216,7 +224,7 @@ def _hash(part: Any, digest: Any) -> None:
     if isinstance(part, tuple | list):
         for inner in part:
             _hash(inner, digest)
-    else:
+    elif part is not None:
         digest.update(repr(part.tolist() if isinstance(part, Tensor) else part).encode())
 
 

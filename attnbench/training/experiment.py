@@ -18,7 +18,7 @@ from attnbench.config import OptimizerConfig
 from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, AttentionMap, Task
 from attnbench.kernels import sparse_rows
-from attnbench.training.batches import batch_size
+from attnbench.training.batches import batch_size, first_examples
 from attnbench.training.optimizer import dense_gradient, lr_factor, make_optimizer
 
 MOST_SKIPPED = 20  # updates in a row whose gradient is not finite, before a run gives up
@@ -90,6 +90,7 @@ class Experiment(pl.LightningModule):
         self.examples = 0  # that this process trained on, since it was started
         self.values: dict[str, Any] = {}  # of the last validation's or test's metrics, by name
         self._rng: dict[str, Any] | None = None
+        self._first: Any = None  # the first examples of the validation at work, decoded
         self._loss = torch.tensor(0.0)  # of the last step
         self._penalty: Tensor | None = None  # likewise
         self.skipped, self._in_a_row = 0, 0  # updates whose gradient was not finite
@@ -172,8 +173,15 @@ class Experiment(pl.LightningModule):
         for metric in metrics.values():
             metric.reset()
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what the last validation decoded."""
+        self._first = None
+
     def validation_step(self, batch: Any, index: int) -> None:
         """Update the validation metrics."""
+        batch = self.task.decode(self.model, batch)
+        if index == 0 and self.trainer.world_size == 1 and self.task.lengths("val") is None:
+            self._first = batch
         self._update("val", batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -188,12 +196,22 @@ class Experiment(pl.LightningModule):
         """Log the test metrics."""
         self._log("test")
 
+    def first_examples(self, count: int) -> Any:
+        """Return the first validation examples, at most `count`; of a task that decodes, as this validation did."""
+        data: Any = self.task.data("val")
+        count = min(count, len(data))
+        decodes = type(self.task).decode is not Task.decode
+        if not decodes or self._first is None or batch_size(self._first) < count:
+            batch = self.transfer_batch_to_device(data[list(range(count))], self.device, 0)
+            if not decodes:
+                return batch
+            self._first = self.task.decode(self.model, batch)
+        return first_examples(self._first, count)
+
     def maps(self, examples: int) -> list[AttentionMap]:
         """Return the attention maps of the first validation examples, at most `examples`."""
-        data = self.task.data("val")
-        batch = data[list(range(min(examples, len(data))))]  # type: ignore[arg-type]
         with torch.no_grad(), torch.random.fork_rng():  # measuring changes nothing that follows
-            return self.task.maps(self.model, self.transfer_batch_to_device(batch, self.device, 0))
+            return self.task.maps(self.model, self.first_examples(examples))
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer; its rate is a function of the step alone, so that it survives a resume."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attnbench import AttentionMap, MakeAttention, Prediction, Register, Split, Task, UsageError, hookimpl
-from attnbench.hosts import Cell, EncoderDecoder
+from attnbench.hosts import Cell, Decoded, EncoderDecoder
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -44,10 +44,11 @@ FIELDS = ("year",) * 4 + (None,) + ("month",) * 2 + (None,) + ("day",) * 2  # of
 
 
 class Batch(NamedTuple):
-    """Source characters [B, S], padded behind, and target characters [B, 10]."""
+    """Source characters [B, S], padded behind, target characters [B, 10], and what was written, once it is."""
 
     source: Int[Tensor, "B S"]
     target: Int[Tensor, "B T"]
+    decoded: Decoded | None = None
 
 
 class Lines(Dataset[Batch]):
@@ -249,10 +250,17 @@ class DateConversion(Task):
 
         return {"exact_match": MeanMetric(), "character_accuracy": MeanMetric()}
 
+    def decode(self, model: nn.Module, batch: Batch) -> Batch:
+        """Write greedily."""
+        return batch._replace(decoded=self._decoded(model, batch))
+
+    def _decoded(self, model: nn.Module, batch: Batch) -> Decoded:
+        assert isinstance(model, EncoderDecoder)
+        return batch.decoded or model.greedy(batch.source, TARGET_LENGTH, need_weights=True)
+
     def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
         """Decode greedily and compare."""
-        assert isinstance(model, EncoderDecoder)
-        right = model.greedy(batch.source, TARGET_LENGTH).tokens == batch.target
+        right = self._decoded(model, batch).tokens == batch.target
         metrics["exact_match"].update(right.all(dim=1).float())
         metrics["character_accuracy"].update(right.float())
         return self.loss(model, batch)
@@ -262,27 +270,19 @@ class DateConversion(Task):
 
         There are none where attention has no weights.
         """
-        assert isinstance(model, EncoderDecoder)
-        written, weights = model.greedy(batch.source, TARGET_LENGTH, need_weights=True)
+        written, weights = self._decoded(model, batch)
         if weights is None:
             return []
-        allowed = (batch.source != PAD).unsqueeze(1).expand(-1, TARGET_LENGTH, -1)
-        return [
-            AttentionMap(
-                weights[i],
-                list(decode(written[i])),
-                list(decode(batch.source[i])),
-                allowed[i],
-                _title(batch, written, i),
-                alignment(decode(batch.source[i])),
-            )
-            for i in range(len(weights))
-        ]
+        maps = []
+        for i, length in enumerate((batch.source != PAD).sum(dim=1).tolist()):
+            rows, columns, title = decode(written[i]), decode(batch.source[i, :length]), _title(batch, written, i)
+            truth = alignment(columns)
+            maps.append(AttentionMap(weights[i, ..., :length], list(rows), list(columns), title=title, truth=truth))
+        return maps
 
     def texts(self, model: nn.Module, batch: Batch) -> list[str]:
         """Source, what was written, and what was right if that differs."""
-        assert isinstance(model, EncoderDecoder)
-        written, _ = model.greedy(batch.source, TARGET_LENGTH)
+        written, _ = self._decoded(model, batch)
         return [_title(batch, written, i) for i in range(len(written))]
 
     def predict(self, model: nn.Module, text: str) -> Prediction:

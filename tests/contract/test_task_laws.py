@@ -116,6 +116,25 @@ class Misplaced(Means):
         return [replace(drawn, grid=(2, 3)) for drawn in super().maps(model, batch)]
 
 
+class Hasty(Means):
+    """Of a batch that was decoded it draws the weights of the first example for all."""
+
+    def decode(self, model: nn.Module, batch: Any) -> Any:
+        weights = model(batch.x)[1]
+        return Decoded(batch.x, batch.y, None if weights is None else weights[:1].expand_as(weights))
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        if not isinstance(batch, Decoded) or batch.weights is None:
+            return super().maps(model, batch)
+        return [AttentionMap(w, ["mean"], list("abcde")) for w in batch.weights]
+
+
+class Decoded(NamedTuple):
+    x: Tensor
+    y: Tensor
+    weights: Tensor | None
+
+
 class Demanding(Means):
     """It asks for weights that an attention may not have."""
 
@@ -150,6 +169,7 @@ BROKEN_TASKS: Mapping[str, type[Any]] = {
     "workers": Drifting,
     "metrics": Beyond,
     "maps": Mislabelled,
+    "decoding": Hasty,
     "slots": Demanding,
     "learns": Backwards,
     "checkpoints": Moody,

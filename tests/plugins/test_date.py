@@ -8,7 +8,7 @@ import torch
 from attnbench.plugins.task.date import PAD, DateConversion, drawn, written
 
 import attnbench
-from attnbench.hosts import Decoded
+from attnbench.hosts import Decoded, EncoderDecoder
 
 DAY = datetime.date(1997, 9, 8)
 
@@ -151,7 +151,7 @@ def test_greedy_decoding_continues_what_teacher_forcing_would_say(task):
 
 def test_exact_match_counts_whole_dates_and_the_other_metric_characters(task):
     class Oracle(type(task.model(make_attention()))):
-        def greedy(self, source, length):
+        def greedy(self, source, length, *, need_weights):
             answer = batch.target.clone()
             answer[0, 0] += 1
             return Decoded(answer, None)
@@ -170,8 +170,21 @@ def test_maps_have_a_label_for_each_row_and_column(task):
     batch = task.data("val")[[0, 1, 2]]
     for attention_map in task.maps(model, batch):
         assert attention_map.weights.shape == (1, len(attention_map.rows), len(attention_map.columns))
-        assert attention_map.mask.shape == attention_map.weights.shape[1:]
     assert len(task.texts(model, batch)) == 3
+
+
+def test_a_validation_decodes_each_example_once(monkeypatch, cli):
+    decoded = []
+    greedy = EncoderDecoder.greedy
+
+    def counted(self, source, *arguments, **options):
+        decoded.append(len(source))
+        return greedy(self, source, *arguments, **options)
+
+    monkeypatch.setattr(EncoderDecoder, "greedy", counted)
+    words = ("task.lines=400", "task.val_share=0.5", "trainer.max_steps=2", "trainer.val_every=1")
+    assert cli(*words, "part=tuning").code == 0
+    assert sum(decoded) == 2 * 200
 
 
 def test_shares_that_make_no_sense_are_refused():

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attnbench import Draws, Split
+from attnbench.hosts import Decoded
 from attnbench.sampling import numpy_generator
 
 #: 1,797 digits of 8 x 8 pixels, 0 to 240: the samples of digit d lie side by side in row d, blank behind the last.
@@ -42,12 +43,14 @@ class Batch(NamedTuple):
         caption: words, END, PAD behind.
         places: the upper left pixel (down, across) of the digit that each word names; -1 where it names none.
         references: all captions of the image, the one above among them; PAD alone where it has fewer than others.
+        decoded: what was written, once it is.
     """
 
     image: UInt8[Tensor, "B C height width"]
     caption: Int[Tensor, "B T"]
     places: Int[Tensor, "B T 2"]
     references: Int[Tensor, "B R T"]
+    decoded: Decoded | None = None
 
 
 def read_digits() -> tuple[UInt8[Tensor, "N 8 8"], Int[Tensor, " N"]]:
@@ -105,20 +108,18 @@ class Scenes(Dataset[Batch]):
         down, across = cells // CELLS, cells % CELLS
         jitter = draws.integers(CELL - SIDE + 1, most, 2)
         corner = MARGIN + CELL * torch.stack([down, across], dim=-1) + jitter
-        image = _drawn(self.pixels[chosen], corner, absent)
+        image = self._drawn(chosen, corner, absent)
         caption, places = _written(self.labels[chosen], down, corner, absent)
         return Batch(image, caption, places, caption.unsqueeze(1))
 
-
-def _drawn(pixels: Tensor, corner: Tensor, absent: Tensor) -> Tensor:
-    """Draw digits, [B, D, 8, 8], on scenes, at their upper left pixels."""
-    step = torch.arange(SIDE)
-    rows, columns = corner[..., :1] + step, corner[..., 1:] + step
-    place = CANVAS * rows.unsqueeze(-1) + columns.unsqueeze(-2)
-    place = place.masked_fill(absent[..., None, None], CANVAS**2)  # a pixel behind the last, which is dropped
-    image = torch.zeros(len(pixels), CANVAS**2 + 1, dtype=torch.uint8)
-    image.scatter_(1, place.flatten(1), pixels.flatten(1))
-    return image[:, :-1].view(-1, 1, CANVAS, CANVAS)
+    def _drawn(self, chosen: Tensor, corner: Tensor, absent: Tensor) -> Tensor:
+        step = torch.arange(SIDE)
+        rows, columns = corner[..., :1] + step, corner[..., 1:] + step
+        place = CANVAS * rows.unsqueeze(-1) + columns.unsqueeze(-2)
+        place = place.masked_fill(absent[..., None, None], CANVAS**2)  # a pixel behind the last, which is dropped
+        image = torch.zeros(len(chosen), CANVAS**2 + 1, dtype=torch.uint8)
+        image.scatter_(1, place.flatten(1), self.pixels[chosen].flatten(1))
+        return image[:, :-1].view(-1, 1, CANVAS, CANVAS)
 
 
 def _written(labels: Tensor, down: Tensor, corner: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:

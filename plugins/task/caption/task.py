@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attnbench import AttentionMap, MakeAttention, Prediction, Split, Task, UsageError
-from attnbench.hosts import Cell
+from attnbench.hosts import Cell, Decoded
 
 from .host import Captioner
 from .pictures import Pictures, choose_words, read_folder, read_picture
@@ -61,7 +61,7 @@ class Caption(Task):
     """
 
     recipe = {
-        "trainer": {"max_steps": 2_000, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
+        "trainer": {"max_steps": 1_500, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
         "optimizer": {"name": "adamw", "lr": 4e-3, "warmup": 0.1},
     }
     primary = "exact_match"
@@ -78,7 +78,7 @@ class Caption(Task):
         max_words: int = 20,
         min_count: int = 2,
         data_seed: int = 0,
-        width: int = 24,
+        width: int = 32,
         dropout: float = 0.05,
         embed_dim: int = 32,
         hidden_dim: int = 64,
@@ -87,7 +87,7 @@ class Caption(Task):
         if not 1 <= least <= most <= 9:
             raise ValueError(f"least={least} and most={most}: from 1 to 9 digits, and the least first")
         if min(max_words, min_count, width) < 1:
-            raise ValueError(f"{max_words=}, {min_count=} and {width=} are at least 1")
+            raise ValueError(f"max_words={max_words}, min_count={min_count} and width={width} are at least 1")
         if size not in (GRID << n for n in range(1, 8)):
             raise ValueError(f"size={size}: expected 16, 32, 64, 128, 256, 512 or 1024")
         self.least, self.most, self.folder, self.data_seed = least, most, images, data_seed
@@ -113,8 +113,9 @@ class Caption(Task):
             for split, chosen in split_samples(labels, self.data_seed).items():
                 stream, size = STREAMS[split]
                 seed = self.seed if split == "train" else self.data_seed
-                digits = samples[chosen], labels[chosen]
-                self.splits[split] = Scenes(digits, seed, stream, size, self.least, self.most)
+                self.splits[split] = Scenes(
+                    (samples[chosen], labels[chosen]), seed, stream, size, self.least, self.most
+                )
             return
         images = read_folder(self.folder, self.size, self.data_seed)
         self.words = self.words or choose_words(
@@ -171,10 +172,17 @@ class Caption(Task):
         metrics: dict[str, Metric] = {"exact_match": MeanMetric(), "word_accuracy": MeanMetric()}
         return metrics if self.folder is None else {**metrics, "bleu": BLEUScore()}
 
+    def decode(self, model: nn.Module, batch: Batch) -> Batch:
+        """Write greedily."""
+        return batch._replace(decoded=self._decoded(model, batch))
+
+    def _decoded(self, model: nn.Module, batch: Batch) -> Decoded:
+        assert isinstance(model, Captioner)
+        return batch.decoded or model.greedy(batch.image, self.length, need_weights=True)
+
     def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
         """Write greedily, and compare: a caption is right if it is one of the image's."""
-        assert isinstance(model, Captioner)
-        written = self._written(model.greedy(batch.image, self.length).tokens)
+        written = self._written(self._decoded(model, batch).tokens)
         right = written == batch.caption
         metrics["exact_match"].update((written.unsqueeze(1) == batch.references).all(dim=2).any(dim=1).float())
         metrics["word_accuracy"].update(right[batch.caption != PAD].float())
@@ -187,15 +195,14 @@ class Caption(Task):
         return F.pad(tokens, (0, self.length - tokens.shape[1]), value=PAD)
 
     def _text(self, numbers: Tensor) -> str:
-        return " ".join(self.words[number] for number in _ended(numbers) if number != END)
+        return " ".join(self.words[number] for number in numbers.tolist() if number not in (PAD, END))
 
     def maps(self, model: nn.Module, batch: Batch) -> list[AttentionMap]:
         """Rows are the words written, keys the places of the grid; the truth is where the digit is that a word names.
 
         There are none where attention has no weights.
         """
-        assert isinstance(model, Captioner)
-        tokens, weights = model.greedy(batch.image, self.length, need_weights=True)
+        tokens, weights = self._decoded(model, batch)
         if weights is None:
             return []
         truth = covered(batch.places, self.size)
@@ -207,10 +214,9 @@ class Caption(Task):
     def _map(
         self, image: Tensor, tokens: Tensor, weights: Tensor, title: str, truth: Tensor | None = None
     ) -> AttentionMap:
-        numbers = _ended(tokens)
-        count = len(numbers)
-        rows = ["end" if number == END else self.words[number] for number in numbers]
-        columns = [f"row {row} column {column}" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
+        count = int((tokens != PAD).sum())
+        rows = ["end" if number == END else self.words[number] for number in tokens[:count].tolist()]
+        columns = [f"{row},{column}" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
         truth = None if truth is None or not truth.any() else truth[:count]
         pixels = image.permute(1, 2, 0).squeeze(2) / 255
         return AttentionMap(
@@ -219,8 +225,7 @@ class Caption(Task):
 
     def texts(self, model: nn.Module, batch: Batch) -> list[str]:
         """What was written, and what was right if that differs."""
-        assert isinstance(model, Captioner)
-        tokens = model.greedy(batch.image, self.length).tokens
+        tokens = self._decoded(model, batch).tokens
         return [self._title(batch, tokens, i) for i in range(len(tokens))]
 
     def _title(self, batch: Batch, tokens: Tensor, i: int) -> str:
@@ -238,14 +243,7 @@ class Caption(Task):
         of_each = model(batch, tokens).softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         caption = self._text(tokens[0])
         shown = None if weights is None else self._map(image, tokens[0], weights[0], caption)
-        written = of_each[0, : len(_ended(tokens[0]))]
-        return Prediction(caption, float(written.prod()), shown, written.tolist())
-
-
-def _ended(tokens: Int[Tensor, " T"]) -> list[int]:
-    """Return the words up to the end, END included where it is there."""
-    numbers: list[int] = tokens.tolist()
-    return numbers[: numbers.index(END) + 1] if END in numbers else numbers
+        return Prediction(caption, float(of_each.prod()), shown)
 
 
 def covered(places: Int[Tensor, "B T 2"], size: int) -> Bool[Tensor, "B T K"]:
