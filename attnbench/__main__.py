@@ -160,7 +160,9 @@ def predict(registry: Registry, words: list[str]) -> None:
     """Let a trained model answer for a text of your own: predict RUN_FOLDER "text", or the text on standard input."""
     parser = make_parser("predict", predict)
     parser.add_argument("run_folder", type=Path)
-    parser.add_argument("text", nargs="*", help="else standard input is read")
+    parser.add_argument(
+        "text", nargs="*", help="or the path of a picture, for a task of pictures; else standard input is read"
+    )
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="of the words' weights; prediction.png if not given"
     )

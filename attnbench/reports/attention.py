@@ -97,8 +97,8 @@ def lay_over(attention_map: AttentionMap) -> Figure:
     panels: list[tuple[int, int] | None] = [(head, query) for head in range(heads) for query in range(queries)]
     if attention_map.image is not None:
         panels.insert(0, None)
-    width = min(PANELS, len(panels))
-    height = -(-len(panels) // width)
+    height = -(-len(panels) // PANELS)
+    width = -(-len(panels) // height)
     figure = Figure(figsize=(max(4.0, width * 1.5 + 0.8), height * (1.5 * down / across + 0.4) + 0.5), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -121,7 +122,7 @@ def test_maps_and_metrics_of_a_perfect_model(task, batch, monkeypatch):
     drawn = task.maps(model, batch)[0]
     assert list(drawn.rows) == [*words(batch.caption[0]), "end"]
     assert drawn.grid == (8, 8)
-    assert drawn.columns[9] == "2,2"
+    assert drawn.columns[9] == "row 2 column 2"
     assert torch.equal(drawn.image * 255, batch.image[0, 0].float())
     assert (drawn.weights[0] * drawn.truth).sum(-1)[:-1:2].tolist() == pytest.approx([1.0] * (len(drawn.rows) // 2))
     assert drawn.truth.any(-1).tolist() == [True, False] * (len(drawn.rows) // 2)
@@ -147,7 +148,8 @@ def test_a_picture_is_captioned_dark_digits_on_a_light_ground_too(task, batch, t
         with torch.no_grad():
             answers.append(task.predict(model, f" {tmp_path / name}\n"))
     assert answers[0].label == answers[1].label == task.texts(model, task.data("val")[[0]])[0].split(" (")[0]
-    assert 0 <= answers[0].probability <= 1
+    assert answers[0].probability == pytest.approx(math.prod(answers[0].written), rel=1e-5)
+    assert len(answers[0].written) == len(answers[0].attention.rows)
     assert torch.equal(answers[0].attention.image, answers[1].attention.image)
     assert torch.equal(answers[0].attention.image * 255, pixels.float())
 

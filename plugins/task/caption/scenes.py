@@ -108,18 +108,20 @@ class Scenes(Dataset[Batch]):
         down, across = cells // CELLS, cells % CELLS
         jitter = draws.integers(CELL - SIDE + 1, most, 2)
         corner = MARGIN + CELL * torch.stack([down, across], dim=-1) + jitter
-        image = self._drawn(chosen, corner, absent)
+        image = _drawn(self.pixels[chosen], corner, absent)
         caption, places = _written(self.labels[chosen], down, corner, absent)
         return Batch(image, caption, places, caption.unsqueeze(1))
 
-    def _drawn(self, chosen: Tensor, corner: Tensor, absent: Tensor) -> Tensor:
-        step = torch.arange(SIDE)
-        rows, columns = corner[..., :1] + step, corner[..., 1:] + step
-        place = CANVAS * rows.unsqueeze(-1) + columns.unsqueeze(-2)
-        place = place.masked_fill(absent[..., None, None], CANVAS**2)  # a pixel behind the last, which is dropped
-        image = torch.zeros(len(chosen), CANVAS**2 + 1, dtype=torch.uint8)
-        image.scatter_(1, place.flatten(1), self.pixels[chosen].flatten(1))
-        return image[:, :-1].view(-1, 1, CANVAS, CANVAS)
+
+def _drawn(pixels: Tensor, corner: Tensor, absent: Tensor) -> Tensor:
+    """Draw digits, [B, D, 8, 8], on scenes, at their upper left pixels."""
+    step = torch.arange(SIDE)
+    rows, columns = corner[..., :1] + step, corner[..., 1:] + step
+    place = CANVAS * rows.unsqueeze(-1) + columns.unsqueeze(-2)
+    place = place.masked_fill(absent[..., None, None], CANVAS**2)  # a pixel behind the last, which is dropped
+    image = torch.zeros(len(pixels), CANVAS**2 + 1, dtype=torch.uint8)
+    image.scatter_(1, place.flatten(1), pixels.flatten(1))
+    return image[:, :-1].view(-1, 1, CANVAS, CANVAS)
 
 
 def _written(labels: Tensor, down: Tensor, corner: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ class Caption(Task):
     """
 
     recipe = {
-        "trainer": {"max_steps": 1_500, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
+        "trainer": {"max_steps": 2_000, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
         "optimizer": {"name": "adamw", "lr": 4e-3, "warmup": 0.1},
     }
     primary = "exact_match"
@@ -78,7 +78,7 @@ class Caption(Task):
         max_words: int = 20,
         min_count: int = 2,
         data_seed: int = 0,
-        width: int = 32,
+        width: int = 24,
         dropout: float = 0.05,
         embed_dim: int = 32,
         hidden_dim: int = 64,
@@ -87,7 +87,7 @@ class Caption(Task):
         if not 1 <= least <= most <= 9:
             raise ValueError(f"least={least} and most={most}: from 1 to 9 digits, and the least first")
         if min(max_words, min_count, width) < 1:
-            raise ValueError(f"max_words={max_words}, min_count={min_count} and width={width} are at least 1")
+            raise ValueError(f"{max_words=}, {min_count=} and {width=} are at least 1")
         if size not in (GRID << n for n in range(1, 8)):
             raise ValueError(f"size={size}: expected 16, 32, 64, 128, 256, 512 or 1024")
         self.least, self.most, self.folder, self.data_seed = least, most, images, data_seed
@@ -113,9 +113,8 @@ class Caption(Task):
             for split, chosen in split_samples(labels, self.data_seed).items():
                 stream, size = STREAMS[split]
                 seed = self.seed if split == "train" else self.data_seed
-                self.splits[split] = Scenes(
-                    (samples[chosen], labels[chosen]), seed, stream, size, self.least, self.most
-                )
+                digits = samples[chosen], labels[chosen]
+                self.splits[split] = Scenes(digits, seed, stream, size, self.least, self.most)
             return
         images = read_folder(self.folder, self.size, self.data_seed)
         self.words = self.words or choose_words(
@@ -195,7 +194,7 @@ class Caption(Task):
         return F.pad(tokens, (0, self.length - tokens.shape[1]), value=PAD)
 
     def _text(self, numbers: Tensor) -> str:
-        return " ".join(self.words[number] for number in numbers.tolist() if number not in (PAD, END))
+        return " ".join(self.words[number] for number in _ended(numbers) if number != END)
 
     def maps(self, model: nn.Module, batch: Batch) -> list[AttentionMap]:
         """Rows are the words written, keys the places of the grid; the truth is where the digit is that a word names.
@@ -214,9 +213,10 @@ class Caption(Task):
     def _map(
         self, image: Tensor, tokens: Tensor, weights: Tensor, title: str, truth: Tensor | None = None
     ) -> AttentionMap:
-        count = int((tokens != PAD).sum())
-        rows = ["end" if number == END else self.words[number] for number in tokens[:count].tolist()]
-        columns = [f"{row},{column}" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
+        numbers = _ended(tokens)
+        count = len(numbers)
+        rows = ["end" if number == END else self.words[number] for number in numbers]
+        columns = [f"row {row} column {column}" for row in range(1, GRID + 1) for column in range(1, GRID + 1)]
         truth = None if truth is None or not truth.any() else truth[:count]
         pixels = image.permute(1, 2, 0).squeeze(2) / 255
         return AttentionMap(
@@ -243,7 +243,14 @@ class Caption(Task):
         of_each = model(batch, tokens).softmax(dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         caption = self._text(tokens[0])
         shown = None if weights is None else self._map(image, tokens[0], weights[0], caption)
-        return Prediction(caption, float(of_each.prod()), shown)
+        written = of_each[0, : len(_ended(tokens[0]))]
+        return Prediction(caption, float(written.prod()), shown, written.tolist())
+
+
+def _ended(tokens: Int[Tensor, " T"]) -> list[int]:
+    """Return the words up to the end, END included where it is there."""
+    numbers: list[int] = tokens.tolist()
+    return numbers[: numbers.index(END) + 1] if END in numbers else numbers
 
 
 def covered(places: Int[Tensor, "B T 2"], size: int) -> Bool[Tensor, "B T K"]:

@@ -17,10 +17,9 @@ from attnbench import AttentionMap, MakeAttention, Prediction, Split, Task, Usag
 from attnbench.hosts import Cell, Decoded, EncoderDecoder, EncoderDecoderTransformer
 
 from . import corpus, vocabulary
-from .corpus import References
 from .figures import draw_lengths
 from .sampled import sampled_cross_entropy
-from .sentences import Batch, Sentences
+from .sentences import Batch, Sentences, encode
 from .text import count_words, join_words, split_words
 from .vocabulary import END, PAD, SPECIAL, START, Tokens
 
@@ -111,6 +110,9 @@ class Translation(Task):
 
     def prepare(self) -> None:
         """Fetch or read the pairs, share them out, and number their words."""
+        from .bleu import SIGNATURE
+
+        log.info("bleu: %s", SIGNATURE)
         path = self.file
         if path is None:
             home = downloads.cache_folder("translation")
@@ -128,30 +130,15 @@ class Translation(Task):
         self.splits: dict[Split, Sentences] = {}
         seen: set[tuple[int, ...]] = set()
         for split in ("train", "val", "test"):
-            self.splits[split] = self._encode(parts[split], seen, every=split == "train")
-            if not self.splits[split]:
-                reason = (
-                    f"no source of {split} is left that differs from those of train by known words; try a larger one"
-                )
-                raise UsageError(f"task.source_vocabulary={self.sizes[0]}: {reason}")
+            self.splits[split] = encode(parts[split], self.vocabularies, seen, every=split == "train")
+            kept, shared = len(self.splits[split]), len(parts[split])
+            log.info("%s: %d pairs of %d sources", split, kept, shared)
+            if not kept:
+                reason = f"no source of {split} is left that differs from those of train by known words"
+                raise UsageError(f"task.source_vocabulary={self.sizes[0]}: {reason}; try a larger one")
         counts = self.splits["train"].target.flatten().bincount(minlength=self.vocabularies[1].get_vocab_size())
         counts[PAD] = 0
         self.frequency = counts / counts.sum()
-
-    def _encode(self, pairs: list[References], seen: set[tuple[int, ...]], *, every: bool) -> Sentences:
-        """Number the words of the sources that are not `seen` once unknown words are one symbol, and add them to it.
-
-        With `every` translation a source is an example; else with its first.
-        """
-        assert self.vocabularies is not None
-        numbers = vocabulary.encode(self.vocabularies[0], [source for source, _ in pairs])
-        fresh = [i for i, source in enumerate(numbers) if tuple(source) not in seen]
-        seen.update(map(tuple, numbers))
-        kept = [(i, target) for i in fresh for target in pairs[i][1][: None if every else 1]]
-        targets = vocabulary.encode(self.vocabularies[1], [target for _, target in kept])
-        by_length = {i: sorted(pairs[i][1], key=lambda target: target.count(" ")) for i in fresh}
-        log.info("%d pairs; left out, for their source stands in another split: %d", len(kept), len(pairs) - len(fresh))
-        return Sentences([numbers[i] for i, _ in kept], targets, [by_length[i] for i, _ in kept])
 
     def data(self, split: Split) -> Dataset[Any]:
         """Return the split's pairs."""
@@ -196,9 +183,8 @@ class Translation(Task):
         """bleu; bleu_1-4 and so on, of sources of so many words; exact_match, the share that equals a reference."""
         from torchmetrics import MeanMetric
 
-        from .bleu import SIGNATURE, Bleu
+        from .bleu import Bleu
 
-        log.info("bleu: %s", SIGNATURE)
         return {"bleu": Bleu(), "exact_match": MeanMetric(), **{f"bleu_{group}": Bleu() for group in GROUPS}}
 
     def decode(self, model: nn.Module, batch: Batch) -> Batch:
