@@ -27,9 +27,10 @@ class MoBA(Attention):
     gradient. Without a causal mask query i stands at place i too: its own block, where there is one, is always chosen,
     and later ones may be.
 
-    As in the authors' `moba_naive` the choice is a mask on all scores: exact, at softmax attention's cost; their fast
-    form is for a GPU. The paper has layers of full attention too, which is a host's choice. Projections begin as
-    PyTorch's. By default 128 tokens have 16 blocks, 3 of them chosen, the paper's share of 8,192.
+    As in the authors' `moba_naive` the choice is a mask on all scores: exact, and slower than softmax attention; the
+    time that it is to save takes their kernels for a GPU. The paper has layers of full attention too, which is a host's
+    choice. Projections begin as PyTorch's. By default 128 tokens have 16 blocks, 3 of them chosen, the paper's share of
+    8,192.
 
     Args:
         num_heads: H; divides embed_dim.
