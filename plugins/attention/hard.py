@@ -21,12 +21,15 @@ class Hard(Attention):
     context = weights · value
 
     The largest of scores + g is a draw from softmax(scores); the gradient is the straight-through estimator of Jang,
-    Gu, Poole 2016 (arXiv:1611.01144), not the paper's REINFORCE.
+    Gu, Poole 2016 (arXiv:1611.01144), not the paper's REINFORCE. As in the paper, some examples of a training step are
+    shown the expected value of the draw in its place, weights = softmax(scores): where there are many keys, draws alone
+    seldom find what to look at.
 
     Args:
         temperature: a lower one brings soft nearer to the draw, at the price of gradients that vary more.
+        expected: the share of examples that are shown the expected value, in training (the paper: a half).
 
-    Raises ValueError when temperature is not positive.
+    Raises ValueError when temperature is not positive, or expected is no share.
     """
 
     excused = {
@@ -36,14 +39,23 @@ class Hard(Attention):
     }
 
     def __init__(
-        self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore, *, temperature: float = 1.0
+        self,
+        query_dim: int,
+        key_dim: int,
+        value_dim: int,
+        score: MakeScore,
+        *,
+        temperature: float = 1.0,
+        expected: float = 0.5,
     ) -> None:
         super().__init__(query_dim, key_dim, value_dim)
         if not temperature > 0:
             raise ValueError(f"temperature is positive, not {temperature}")
+        if not 0 <= expected <= 1:
+            raise ValueError(f"expected is a share, from 0 to 1, not {expected}")
         self.score = score(query_dim, key_dim)
         self.positional = self.score.positional
-        self.temperature = temperature
+        self.temperature, self.expected = temperature, expected
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
@@ -62,15 +74,17 @@ class Hard(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend; `score` knows the keys."""
         scores = score(query)
-        if self.training:
-            scores = scores + gumbel(scores)
-        soft = masked_softmax(scores / self.temperature, mask)
+        noisy = scores + gumbel(scores) if self.training else scores
+        soft = masked_softmax(noisy / self.temperature, mask)
         chosen = torch.zeros_like(soft)
         if value.shape[1]:
             chosen = chosen.scatter(-1, soft.argmax(dim=-1, keepdim=True), 1.0)
         if mask is not None:
             chosen = chosen.masked_fill(~mask, 0.0)
         weights = chosen + (soft - soft.detach())  # exactly `chosen`: the difference is 0
+        if self.training and self.expected > 0:
+            shown = torch.rand(len(weights), 1, 1, device=weights.device) < self.expected
+            weights = torch.where(shown, masked_softmax(scores, mask), weights)
         return weights @ value, weights.unsqueeze(1) if need_weights else None
 
 

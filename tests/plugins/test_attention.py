@@ -193,11 +193,23 @@ def test_hard_has_the_gradient_of_the_soft_weights() -> None:
 def test_hard_draws_each_key_as_often_as_its_weight_says() -> None:
     """Scores 0, ln 2, ln 2: one draw in five takes the first, within four standard errors of 20,000 draws."""
     torch.manual_seed(0)
-    attend = make("hard", scoring="dot").train()
+    attend = make("hard", scoring="dot", expected=0.0).train()
     query = torch.tensor([0.0, math.log(2)]).expand(1, 20_000, 2)
     _, weights = attend(query, KEY, VALUE)
     assert set(weights.unique().tolist()) == {0.0, 1.0}
     close(weights.mean(dim=2).squeeze(), [0.2, 0.4, 0.4], atol=4 * math.sqrt(0.24 / 20_000), rtol=0)
+
+
+def test_hard_in_training_shows_some_examples_the_expected_weights() -> None:
+    torch.manual_seed(0)
+    query = torch.tensor([0.0, math.log(2)]).expand(400, 1, 2)
+    attend = make("hard", scoring="dot", expected=0.25).train()
+    _, weights = attend(query, KEY.expand(400, -1, -1), VALUE.expand(400, -1, -1))
+    softly = (weights[:, 0, 0] - torch.tensor([0.2, 0.4, 0.4])).abs().amax(dim=1) < 1e-6
+    assert 0.25 * 400 - 4 * math.sqrt(75) < int(softly.sum()) < 0.25 * 400 + 4 * math.sqrt(75)
+    assert set(weights[~softly].unique().tolist()) == {0.0, 1.0}
+    _, weights = attend.eval()(query, KEY.expand(400, -1, -1), VALUE.expand(400, -1, -1))
+    assert set(weights.unique().tolist()) == {0.0, 1.0}
 
 
 def test_spatial_channel_by_hand() -> None:
@@ -328,6 +340,7 @@ def test_uniform_and_last_by_hand() -> None:
         ("structured", {"hops": 0}, "hops"),
         ("structured", {"coefficient": -0.5}, "coefficient is at least 0, not -0.5"),
         ("hard", {"scoring": "dot", "temperature": 0.0}, "temperature is positive"),
+        ("hard", {"scoring": "dot", "expected": 1.5}, "expected is a share"),
         ("spatial_channel", {"scoring": "dot", "hidden_dim": 0}, "hidden_dim is at least 1"),
         ("local", {"scoring": "dot", "window": 0}, "window is at least 1"),
         ("location_aware", {"kernel_size": 4}, "kernel_size is odd"),
