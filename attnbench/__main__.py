@@ -17,6 +17,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml  # type: ignore[import-untyped]
@@ -24,6 +25,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import attnbench
+from attnbench.config import read_override
 from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
 from attnbench.files import whole, writable
 from attnbench.registry import Registry
@@ -121,7 +123,12 @@ def check(registry: Registry, words: list[str]) -> None:
     Exits with 1 when a law is broken, and shows the smallest case that breaks it.
     """
     parser = make_parser("check", check)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a registered name, or a file or folder of components")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="a registered name, or a file or folder of components; and options, as task.file=PATH",
+    )
     parser.add_argument("--device", default="cpu", help="where: cpu, cuda")
     parser.add_argument("--law", action="append", metavar="LAW", help="one law alone; may be said again for another")
     args = parser.parse_args(words)
@@ -129,12 +136,18 @@ def check(registry: Registry, words: list[str]) -> None:
     from attnbench.contract.findings import show_laws
 
     known = {component.name for component in registry.components.values()}
+    options: dict[str, dict[str, Any]] = {}
+    for word in [name for name in args.names if re.match(r"(scoring|attention|task)\.", name)]:
+        args.names.remove(word)
+        key, value = read_override(word)
+        kind, _, option = key.partition(".")
+        options.setdefault(kind, {})[option] = value
     paths = [Path(name) for name in args.names if name not in known and _is_path(name)]
     names = [name for name in args.names if Path(name) not in paths]
     registry = Registry.load(*paths) if paths else registry
     components = contract.named(registry, names) if names or not paths else []
     components += [component for path in paths for component in contract.written_in(registry, path)]
-    findings = contract.check_all(components, registry, args.device, args.law)
+    findings = contract.check_all(components, registry, args.device, args.law, options)
     laws = [law for component in components for law in contract.laws_for(component.kind).items()]
     show_laws(findings, {name: law.__doc__ or "" for name, law in laws})
     if any(finding.status == "broken" for of_one in findings.values() for finding in of_one):

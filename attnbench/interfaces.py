@@ -340,6 +340,10 @@ class Task(ABC):
         `torch.utils.data.TensorDataset` is such a thing. Validation is never test data.
         """
 
+    def question(self, batch: Any) -> Any:
+        """Return what is asked of each example, without its answer, as a batch: no question stands in two splits."""
+        return batch
+
     def lengths(self, split: Split) -> Tensor | None:
         """Return the length of each example, [N], where examples of one length belong in a batch; else None."""
         return None

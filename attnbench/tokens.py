@@ -240,6 +240,10 @@ class TokenTask(Task):
             variant.prepare()
         return Generated(variants, self.test_examples, seed=0, stream=TEST)
 
+    def question(self, batch: TokenBatch) -> Tensor:
+        """Return the tokens."""
+        return batch.tokens
+
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the host; ValueError where options, or a slice's, do not fit, or the attention is not causal."""
         longest = None

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,7 +89,12 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
 
 
 def check(
-    component: Component, registry: Registry, *, device: str = "cpu", laws: Iterable[str] | None = None
+    component: Component,
+    registry: Registry,
+    *,
+    device: str = "cpu",
+    laws: Iterable[str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
     """Hold a component to the laws of its kind, all of them or those named.
 
@@ -96,13 +102,18 @@ def check(
     broken one is not tried either, and one that the same error breaks again is not told again.
 
     Args:
-        component: what is checked, made with its default options.
+        component: what is checked.
         registry: what it is combined with.
         device: where: cpu, cuda.
         laws: names, of `laws_for(component.kind)`; each of them is tried.
+        options: what it is made with, other than its defaults.
+
+    Raises:
+        UsageError: there is no such option, or a value is of the wrong type.
     """
     known = laws_for(component.kind)
-    subject = Subject(component, registry, device)
+    subject = Subject(component, registry, device, options=options or {})
+    assert subject.arguments is not None  # or it was refused
     if laws is not None:
         return [_try(name, known[name], subject)[0] for name in laws]
     findings: dict[str, Finding] = {}
@@ -131,9 +142,15 @@ def _is_broken(finding: Finding | None) -> bool:
 
 
 def check_all(
-    components: Iterable[Component], registry: Registry, device: str = "cpu", laws: Iterable[str] | None = None
+    components: Iterable[Component],
+    registry: Registry,
+    device: str = "cpu",
+    laws: Iterable[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, list[Finding]]:
     """Check components, showing on a terminal which one is at work; findings by "kind=name".
+
+    `options` are those of each kind, {"task": {"file": ...}}.
 
     Raises UsageError for a device, or the name of a law, that there is not.
     """
@@ -155,7 +172,8 @@ def check_all(
             label = f"{component.kind}={component.name}"
             status.update(f"checking {label}")
             mine = None if laws is None else [name for name in laws if name in laws_for(component.kind)]
-            findings[label] = check(component, registry, device=device, laws=mine)
+            of_kind = (options or {}).get(component.kind)
+            findings[label] = check(component, registry, device=device, laws=mine, options=of_kind)
     return findings
 
 

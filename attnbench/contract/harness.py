@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from inspect import getfile
 from typing import Any
 
@@ -20,7 +20,7 @@ from attnbench.kernels import attend, prepare
 from attnbench.loading import Component
 from attnbench.masking import causal_mask, hide_masked, masked_softmax
 from attnbench.registry import Registry
-from attnbench.schema import takes_score
+from attnbench.schema import constructor_arguments, fill, node, takes_score
 from attnbench.shapes import BKD, BKV, BQD, Look, Mask
 
 Widths = tuple[int, int, int]
@@ -78,6 +78,25 @@ class WeightlessAttention(Attention):
         return (alike @ value).expand(-1, query.shape[1], -1), None
 
 
+class ByPlace(Attention):
+    """An attention that goes by places alone, to fill a host's slot: a query sees most of the key at its own place."""
+
+    positional = True
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        super().__init__(query_dim, key_dim, value_dim)
+
+    def forward(
+        self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend by distance."""
+        key, value = hide_masked(query, key, value, mask, causal=causal)
+        i, j = (torch.arange(x.shape[1], device=x.device, dtype=query.dtype) for x in (query, key))
+        scores = -(i.unsqueeze(-1) - j).abs().expand(len(query), -1, -1)
+        weights = masked_softmax(scores, causal_mask(mask, query, causal))
+        return weights @ value, weights.unsqueeze(1) if need_weights else None
+
+
 class Recalling(Attention):
     """A recurrent attention, to fill the slot of a host that is stepwise: it moves away from its last weights."""
 
@@ -132,6 +151,7 @@ class Subject:
         device: where.
         without: kinds of mask that it is excused from.
         only: kinds of mask that are tried; None for all.
+        options: of the component; its defaults else.
     """
 
     component: Component
@@ -139,6 +159,15 @@ class Subject:
     device: str = "cpu"
     without: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The options as the constructor takes them; UsageError for one that there is not, or of a wrong type."""
+        if not self.options:
+            return {}
+        name, kind, cls = self.component.name, self.component.kind, self.component.cls
+        return constructor_arguments(fill(kind, node(name, cls), {"name": name, **self.options}), cls)
 
     @cached_property
     def cls(self) -> type[Attention]:
@@ -213,7 +242,7 @@ class Subject:
 
     def prepared(self) -> Task:
         """Make the task anew and prepare its data."""
-        task: Task = self.component.cls()
+        task: Task = self.component.cls(**self.arguments)
         try:
             task.prepare()
         except (UsageError, OSError) as error:
@@ -223,8 +252,11 @@ class Subject:
     def construct(self, widths: Widths, score: MakeScore | None = None) -> Attention:
         """Make the module, with bilinear scores unless told others."""
         kind: Any = self.cls
-        used = self.component.cls if self.component.kind == "scoring" else score or BilinearScore
-        module: Attention = kind(*widths, used) if takes_score(kind) else kind(*widths)
+        own = self.component.kind == "scoring"
+        used: Any = self.component.cls if own else score or BilinearScore
+        used = partial(used, **self.arguments) if own else used
+        options = {} if own else self.arguments
+        module: Attention = kind(*widths, used, **options) if takes_score(kind) else kind(*widths, **options)
         return module
 
     def make(

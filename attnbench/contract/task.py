@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.config import OptimizerConfig
-from attnbench.contract.harness import BilinearScore, Law, PlainAttention, Recalling, Subject, WeightlessAttention
+from attnbench.contract.harness import (
+    BilinearScore,
+    ByPlace,
+    Law,
+    PlainAttention,
+    Recalling,
+    Subject,
+    WeightlessAttention,
+)
 from attnbench.contract.requirements import agree, distribution, finite, require, trying
 from attnbench.interfaces import Attention, AttentionMap, Split, Task
 from attnbench.loading import Component
@@ -49,27 +57,28 @@ def _fields(batch: Any) -> list[Tensor]:
     return [field for field in (batch if isinstance(batch, tuple | list) else [batch]) if isinstance(field, Tensor)]
 
 
-def _keys(data: Any, size: int) -> list[bytes]:
-    """Return each of the first `size` examples of a split as bytes, without the zeros that pad it."""
+def _keys(task: Task, data: Any, size: int) -> list[bytes]:
+    """Return the question of each of the first `size` examples of a split as bytes, without the zeros that pad it."""
     keys: list[bytes] = []
     for start in range(0, size, 1000):
-        fields = [f.numpy() for f in _fields(data[list(range(start, min(start + 1000, size)))])]
+        asked = task.question(data[list(range(start, min(start + 1000, size)))])
+        fields = [f.numpy() for f in _fields(asked)]
         keys += [b"|".join(f[i].tobytes().rstrip(b"\0") for f in fields) for i in range(len(fields[0]))]
     return keys
 
 
 def splits(subject: Subject) -> str | None:
-    """No example stands in two of train, validation and test."""
+    """No example's question, whatever its answer, stands in two of train, validation and test."""
     task = subject.task
     seen: dict[Split, set[bytes]] = {}
     split: Split
     for split in ("train", "val", "test"):
         data: Any = task.data(split)
         endless = split == "train" and task.fresh
-        keys = set(_keys(data, min(len(data), FRESH_EXAMPLES) if endless else len(data)))
+        keys = set(_keys(task, data, min(len(data), FRESH_EXAMPLES) if endless else len(data)))
         for other, others in seen.items():
             shared = len(keys & others)
-            require(not shared, f"{shared} of the {len(keys)} examples of {split} stand in {other} too")
+            require(not shared, f"{shared} of the {len(keys)} questions of {split} stand in {other} too")
         seen[split] = keys
     return ", ".join(f"{len(keys)} {split}" for split, keys in seen.items())
 
@@ -141,6 +150,9 @@ def _map(drawn: AttentionMap) -> None:
     mask = torch.ones(weights.shape[1:], dtype=torch.bool) if drawn.mask is None else drawn.mask
     require(mask.shape == weights.shape[1:], f"the mask is {list(mask.shape)} for weights {list(weights.shape)}")
     distribution(weights.unsqueeze(0), mask.unsqueeze(0), torch.float32)
+    if drawn.truth is not None:
+        says = f"the truth is {list(drawn.truth.shape)} {drawn.truth.dtype}, not {list(weights.shape[1:])} of bools"
+        require(drawn.truth.shape == weights.shape[1:] and drawn.truth.dtype == torch.bool, says)
 
 
 def decoding(subject: Subject) -> str | None:
@@ -168,11 +180,16 @@ def decoding(subject: Subject) -> str | None:
 
 
 def slots(subject: Subject) -> None:
-    """The host takes an attention without weights, drawing no maps; a recurrent one too, if it is stepwise."""
-    kinds: list[type[Attention]] = [WeightlessAttention, *([Recalling] if subject.component.cls.stepwise else [])]
+    """The host takes an attention without weights, drawing no maps, one that goes by places, a recurrent if stepwise.
+
+    One that goes by the place of a query is asked all of them, be it one after the other: its rows then differ.
+    """
+    kinds: dict[type[Attention], str] = {WeightlessAttention: "without weights", ByPlace: "that goes by places"}
+    if subject.component.cls.stepwise:
+        kinds[Recalling] = "that is recurrent"
     task = subject.task
-    for kind in kinds:
-        with trying(f"an attention {'without weights' if kind is WeightlessAttention else 'that is recurrent'}"):
+    for kind, words in kinds.items():
+        with trying(f"an attention {words}"):
             model, batch = _host(task, kind), _batch(task, "val", 3)
             finite([task.loss(model, batch)], "the loss")
             with torch.no_grad():
@@ -181,6 +198,9 @@ def slots(subject: Subject) -> None:
             require(not (kind is WeightlessAttention and maps), "it draws maps of weights that are not there")
             for drawn in maps:
                 _map(drawn)
+                if kind is ByPlace and min(drawn.weights.shape[1:]) > 1:
+                    alike = bool((drawn.weights == drawn.weights[:, :1]).all())
+                    require(not alike, "it is asked each query as if that were the first: hand it all queries so far")
 
 
 def learns(subject: Subject) -> str:
@@ -212,7 +232,7 @@ def checkpoints(subject: Subject) -> None:
     registry = Registry({**subject.registry.components, ("attention", "plain"): plain, ("scoring", "form"): form})
     few = {"max_steps": 2, "val_every": 2, "eval_batches": 1, "eval_batch_size": 16, "images": 0, "batch_size": 8}
     values = {
-        "task": {"name": subject.component.name},
+        "task": {"name": subject.component.name, **subject.options},
         "attention": {"name": "plain"},
         "scoring": {"name": "form"},
         "trainer": {**few, "progress_bar": False},

@@ -227,6 +227,10 @@ class DateConversion(Task):
         """Return the split's lines."""
         return self._splits[split]
 
+    def question(self, batch: Batch) -> Tensor:
+        """Return the date as it is written."""
+        return batch.source
+
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the encoder-decoder."""
         return EncoderDecoder(

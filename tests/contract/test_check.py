@@ -83,6 +83,7 @@ def register_attention(register):
         (["no.py"], "no.py: no such file"),
         (["scoring=multihed"], "no such component"),
         (["dot", "--device", "abacus"], "--device abacus"),
+        (["date", "task.lins=400", "--law", "splits"], "task.lins"),
     ],
 )
 def test_check_refuses_what_it_cannot_check_in_one_line(
@@ -133,3 +134,9 @@ def test_check_tries_one_law_where_one_is_named(cli: Callable[..., Any]) -> None
     said = cli("check", "dot", "--law", "width")
     assert said.code == 2
     assert said.err.startswith("attnbench: --law width: no such law; did you mean 'widths'?")
+
+
+def test_check_takes_options(cli: Callable[..., Any]) -> None:
+    said = cli("check", "date", "task.lines=400", "task.val_share=0.5", "--law", "splits")
+    assert said.code == 0
+    assert "200 val, 40 test" in said.out

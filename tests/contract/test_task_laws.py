@@ -1,5 +1,6 @@
 """The laws of tasks are themselves tested: for each a task that breaks it, and that it must catch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from attnbench import AttentionMap, Task
 from attnbench.contract import check, laws_for
+from attnbench.errors import UsageError
 from attnbench.loading import Component
 from attnbench.registry import Registry
 
@@ -86,6 +88,54 @@ class Leaking(Means):
     def prepare(self) -> None:
         super().prepare()
         self.parts["test"] = self.parts["train"][:10]
+
+
+class Relabelled(Means):
+    """Its test asks what its training did, with another answer, which its own `question` tells."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.parts["test"] = self.parts["train"][:10]
+
+    def data(self, split: Any) -> Dataset[Any]:
+        return Numbered(self.parts[split], split)
+
+    def question(self, batch: Any) -> Tensor:
+        return batch.x
+
+
+class Numbered(Rows):
+    def __init__(self, x: Tensor, split: str) -> None:
+        super().__init__(x)
+        self.shift = float(len(split))
+
+    def __getitem__(self, indices: list[int]) -> Pair:
+        pair = super().__getitem__(indices)
+        return Pair(pair.x, pair.y + self.shift)
+
+
+class Untrue(Means):
+    """It marks one key too many as the answer's place."""
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        return [replace(drawn, truth=torch.ones(1, 6, dtype=torch.bool)) for drawn in super().maps(model, batch)]
+
+
+class OneByOne(Means):
+    """Its host asks two queries, each by itself."""
+
+    def model(self, make_attention: Any) -> nn.Module:
+        return Twice(make_attention)
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        _, weights = model(batch.x)
+        return [] if weights is None else [AttentionMap(w, ["mean", "again"], list("abcde")) for w in weights]
+
+
+class Twice(Mean):
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        (answer, weights), (_, others) = super().forward(x), super().forward(x)
+        return answer, None if weights is None else torch.cat([weights, others], dim=2)
 
 
 class Drifting(Means):
@@ -189,6 +239,37 @@ def test_a_grid_of_other_places_than_the_keys_breaks_the_law_of_maps(registry: R
     finding = check(Component("task", "mine", Misplaced, __file__), registry, laws=["maps"])[0]
     assert finding.status == "broken"
     assert "a grid of 2 x 3 for 5 keys" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("cls", "law", "says"),
+    [
+        (Relabelled, "splits", "10 of the 10 questions of test stand in train too"),
+        (Untrue, "maps", r"the truth is \[1, 6\] torch.bool, not \[1, 5\] of bools"),
+        (Untrue, "slots", r"an attention that goes by places: the truth is \[1, 6\]"),
+        (OneByOne, "slots", "hand it all queries so far"),
+    ],
+)
+def test_a_law_says_what_is_wrong_with_a_task(cls: type[Any], law: str, says: str, registry: Registry) -> None:
+    finding = check(Component("task", "means", cls, __file__), registry, laws=[law])[0]
+    assert finding.status == "broken"
+    assert re.search(says, finding.detail), finding.detail
+
+
+def test_a_task_is_checked_with_options_of_ones_own(registry: Registry) -> None:
+    class Counted(Means):
+        def __init__(self, *, kept: int = 40) -> None:
+            super().__init__()
+            self.kept = kept
+
+        def prepare(self) -> None:
+            super().prepare()
+            self.parts["train"] = self.parts["train"][: self.kept]
+
+    component = Component("task", "means", Counted, __file__)
+    assert check(component, registry, laws=["splits"], options={"kept": 7})[0].detail.startswith("7 train")
+    with pytest.raises(UsageError, match=r"task\.keep"):
+        check(component, registry, laws=["splits"], options={"keep": 7})
 
 
 class Offline(Means):

@@ -139,6 +139,10 @@ class Caption(Task):
         """Return the split's images and captions."""
         return self.splits[split]
 
+    def question(self, batch: Batch) -> Tensor:
+        """Return the image."""
+        return batch.image
+
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the network and the decoder."""
         return Captioner(

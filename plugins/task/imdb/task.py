@@ -155,6 +155,10 @@ class Imdb(Task):
         lengths = self.splits[split].lengths
         return None if bool((lengths == lengths[0]).all()) else lengths
 
+    def question(self, batch: Batch) -> Tensor:
+        """Return the words."""
+        return batch.rows
+
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the classifier."""
         assert self.vocabulary is not None

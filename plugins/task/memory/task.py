@@ -164,6 +164,10 @@ class Memory(Task):
         within, beyond = (1_000, 4) if split == "val" else (4_000, 50)
         return FixedSizes(self.problem, self.sizes, within, beyond, seed)
 
+    def question(self, batch: Batch) -> Tensor:
+        """Return what is read."""
+        return batch.inputs
+
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the machine."""
         return self.machine(make_attention)

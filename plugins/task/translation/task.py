@@ -148,6 +148,10 @@ class Translation(Task):
         """Return the lengths of the sources."""
         return self.splits[split].lengths
 
+    def question(self, batch: Batch) -> Tensor:
+        """Return the source."""
+        return batch.source
+
     def model(self, make_attention: MakeAttention) -> nn.Module:
         """Build the encoder-decoder, or the Transformer."""
         assert self.vocabularies is not None
