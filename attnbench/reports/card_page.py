@@ -236,7 +236,10 @@ def _looks(card: Card) -> str:
         arms = sorted((arm for place, arm in card.looks if place == task), key=lambda arm: arm == MULTIHEAD)
         pictures = [tag("figure", tag("h3", f"{task}: {arm}"), _picture(card, task, arm)) for arm in arms]
         shown.append(tag("div", *pictures, class_="wall"))
-    says = "The weights of one example of each task, by the first reported run; queries down, keys across."
+    says = (
+        "The weights of one example of each task, by the first reported run; queries down, keys across, "
+        "or a panel for each query over its image."
+    )
     return tag("h2", "Where it looked") + tag("p", says, class_="soft") + "".join(shown) if shown else ""
 
 

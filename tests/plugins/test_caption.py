@@ -1,4 +1,5 @@
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -154,11 +155,12 @@ def test_a_picture_is_captioned_dark_digits_on_a_light_ground_too(task, batch, t
     assert torch.equal(answers[0].attention.image * 255, pixels.float())
 
 
-@pytest.mark.parametrize("text", ["three above seven", "folder"])
+@pytest.mark.parametrize("text", ["three above seven", "folder", "a\0b", "a\nb", "text.png"])
 def test_what_is_no_picture_is_refused_in_a_line(task, tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match=f"^predict: {text}: cannot be read as a picture: "):
+    (tmp_path / "text.png").write_text("three above seven")
+    with pytest.raises(UsageError, match=f"^predict: {re.escape(repr(text))}: cannot be read as a picture: [^\n]+$"):
         task.predict(task.model(make_attention), text)
 
 
@@ -220,9 +222,10 @@ def test_a_model_of_own_images_trains_measures_and_predicts_with_the_runs_words(
     with torch.no_grad():
         answer = again.predict(model, str(folder / "Images" / "3.png"))
     assert answer.attention.image.shape == (16, 16, 3)
-    (tmp_path / "vocabulary.json").write_text("{")
-    with pytest.raises(UsageError, match=r"vocabulary\.json: cannot be read"):
-        again.restore(tmp_path)
+    for text in ("{", '{"a": 1}', '["a", "wall"]'):
+        (tmp_path / "vocabulary.json").write_text(text)
+        with pytest.raises(UsageError, match=r"vocabulary\.json: cannot be read"):
+            again.restore(tmp_path)
 
 
 def test_a_caption_is_right_if_it_is_any_of_the_images(folder, monkeypatch):

@@ -34,8 +34,9 @@ def read_picture(path: Path, size: int, channels: int, where: str) -> UInt8[Tens
             pixels = np.array(
                 picture.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BOX)
             )
-    except OSError as error:  # Pillow's own too
-        raise UsageError(f"{where}: cannot be read as a picture: {error.strerror or error}") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{where}: cannot be read as a picture: {reason}") from error
     return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1).contiguous()
 
 

@@ -18,7 +18,7 @@ from attnbench.hosts import Cell, Decoded
 
 from .host import Captioner
 from .pictures import Pictures, choose_words, read_folder, read_picture
-from .scenes import CANVAS, END, PAD, SIDE, START, WORDS, Batch, Scenes, read_digits, split_samples
+from .scenes import CANVAS, END, PAD, SIDE, SPECIAL, START, WORDS, Batch, Scenes, read_digits, split_samples
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -131,7 +131,10 @@ class Caption(Task):
         """Take up the run's words."""
         if self.folder is not None:
             try:
-                self.words = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+                words = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+                if not isinstance(words, list) or words[: len(SPECIAL)] != list(SPECIAL):
+                    raise ValueError(f"expected a list of words that begins with {' '.join(SPECIAL)}")
+                self.words = [str(word) for word in words]
             except (OSError, ValueError) as error:
                 raise UsageError(f"{folder / VOCABULARY}: cannot be read: {error}") from error
 
@@ -239,7 +242,8 @@ class Caption(Task):
     def predict(self, model: nn.Module, text: str) -> Prediction:
         """Caption the picture that lies at a path; of digits, dark ones on a light ground are turned to light ones."""
         assert isinstance(model, Captioner)
-        image = read_picture(Path(text.strip()).expanduser(), self.size, self.channels, f"predict: {text.strip()}")
+        path = text.strip()
+        image = read_picture(Path(path).expanduser(), self.size, self.channels, f"predict: {path!r}")
         if self.channels == 1 and image.float().median() > 127:
             image = 255 - image
         batch = image.unsqueeze(0).to(model.place.device)
