@@ -293,7 +293,8 @@ class Published(NamedTuple):
 class Task(ABC):
     """Something to be solved with attention: data, a host model with a slot, metrics: `__init__(*, options...)`.
 
-    A batch is a tuple of tensors whose first dimension is B (a NamedTuple reads best).
+    A batch is a tuple of tensors whose first dimension is B (a NamedTuple reads best), and of lists of B strings, or of
+    what else is no tensor.
     """
 
     #: What the task overrides in the run's config, as Hydra writes it: {"optimizer": {"lr": 1e-3}}, and under
@@ -358,7 +359,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Float[Tensor, ""]:
-        """Return the training loss, a mean over the batch."""
+        """Return the training loss, a mean over the batch's examples, or over its `terms`."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
@@ -366,6 +367,13 @@ class Task(ABC):
 
         One whose value is not a single number is not logged: it is for `figures`.
         """
+
+    def terms(self, batch: Any) -> int | None:
+        """Return how many terms the loss of a batch is the mean of, words say, where they are not its examples.
+
+        The loss of a split is then the mean over all of its words, whatever the batches.
+        """
+        return None
 
     def decode(self, model: nn.Module, batch: Any) -> Any:
         """Return the batch with what the model writes for it, which `evaluate`, `maps` and `texts` share.

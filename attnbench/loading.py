@@ -30,6 +30,17 @@ SHIPPED_MARK = " (shipped)"
 MACHINERY = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (importlib, pluggy, hookspecs))
 
 
+def conf_folders() -> list[Path]:
+    """Return where suites and experiments of one's own are: conf/ here, beside $ATTNBENCH_PLUGINS, in plugin packages.
+
+    There need be no such folder.
+    """
+    beside = [Path(p).parent for p in os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep) if p]
+    specs = [importlib.util.find_spec(point.module.partition(".")[0]) for point in entry_points(group="attnbench")]
+    packages = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin]
+    return [place / "conf" for place in (Path(), *beside, *packages)]
+
+
 @dataclass(frozen=True)
 class Component:
     """A registered class: its kind, its name on the command line, and the plugin that brought it."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from attnbench import conf  # type: ignore[attr-defined]
 from attnbench.config import OptimizerConfig, TrainerConfig, refuse_expressions
 from attnbench.errors import UsageError, first_line, nearest
+from attnbench.loading import conf_folders
 from attnbench.registry import Registry
 from attnbench.reports.aggregate import normalise, scale
 from attnbench.reports.cells import Cell, from_runs
@@ -79,11 +77,8 @@ class Suite:
 
 
 def folders() -> list[Path]:
-    """Return where suites are: conf/suite here, beside $ATTNBENCH_PLUGINS, in packages of plugins, and what ships."""
-    beside = [Path(p).parent for p in os.environ.get("ATTNBENCH_PLUGINS", "").split(os.pathsep) if p]
-    specs = [find_spec(point.module.partition(".")[0]) for point in entry_points(group="attnbench")]
-    packages = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin]
-    return [*(place / "conf" / "suite" for place in (Path(), *beside, *packages)), Path(conf.__file__).parent / "suite"]
+    """Return where suites are: those of one's own, and what ships."""
+    return [*(folder / "suite" for folder in conf_folders()), Path(conf.__file__).parent / "suite"]
 
 
 def find_suite(name: str, within: Sequence[Path] = ()) -> Suite:

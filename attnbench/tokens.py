@@ -272,6 +272,10 @@ class TokenTask(Task):
         """Cross-entropy of the scored places (nats)."""
         return _cross_entropy(model(batch.tokens, batch.scored), batch)
 
+    def terms(self, batch: TokenBatch) -> int:
+        """Count the scored places."""
+        return int(batch.scored.sum())
+
     def metrics(self) -> dict[str, Metric]:
         """Each of `measures`, and of each slice `<name>_<slice>`; a slice that no example is of is left out."""
         from attnbench.slice_mean import SliceMean

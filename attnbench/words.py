@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnbench.config import expand_home, not_understood, refuse_expressions
 from attnbench.errors import UsageError, first_line, nearest
+from attnbench.loading import conf_folders
 from attnbench.registry import PRESETS, SWEPT, Registry
 from attnbench.schema import KINDS, explain
 
@@ -136,6 +137,12 @@ def read_words(words: list[str]) -> list[str]:
     for folder in filter(None, (args.config_dir, args.config_path)):
         check_configs(Path(folder), args.overrides)
     overrides = check_overrides(args.overrides)
+    mine = [folder.resolve() for folder in conf_folders() if (folder / "experiment").is_dir()]
+    for folder in mine:
+        check_configs(folder, args.overrides)
+    if mine:  # what ships is found first
+        quoted = ",".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in mine)
+        overrides.append(f"hydra.searchpath=[{quoted}]")
     return [word for word in words if word not in args.overrides] + overrides
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,23 @@ def test_an_experiment_gives_its_mechanism_options_and_goes_with_any_other(cli, 
         given = yaml.safe_load(options.read_text()) if options.exists() else {}
         assert own[kind] | given == own[kind]
         assert composed(f"{kind}={other}") == own | {kind: {"name": other}}
+
+
+def test_experiments_of_ones_own_stand_here_beside_plugins_and_in_packages(cli, tmp_path, monkeypatch):
+    installed = tmp_path / "it's installed" / "with_experiment"
+    for folder, name in ((tmp_path, "mine"), (tmp_path / "package", "theirs"), (installed, "installed")):
+        (folder / "conf/experiment").mkdir(parents=True)
+        (folder / f"conf/experiment/{name}.yaml").write_text("# @package _global_\noptimizer: {lr: 0.125}")
+    monkeypatch.setenv("ATTNBENCH_PLUGINS", str(tmp_path / "package/plugins"))
+    (installed / "__init__.py").touch()
+    monkeypatch.syspath_prepend(installed.parent)
+    monkeypatch.setattr("attnbench.loading.entry_points", lambda group: [EntryPoint("a", "with_experiment.b", group)])
+    for name in ("mine", "theirs", "installed"):
+        assert yaml.safe_load(cli("--cfg", "job", f"experiment={name}").out)["optimizer"]["lr"] == 0.125
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\noptimizer: {_target_: os.system}")
+    said = cli("experiment=mine")
+    assert said.code == 2
+    assert "a config names registered components only" in said.err
 
 
 def test_every_file_of_options_belongs_to_an_experiment_and_what_it_runs(cli):

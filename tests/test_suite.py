@@ -166,7 +166,7 @@ def test_a_suite_is_found_by_name_in_the_current_folder_beside_plugins_and_in_pa
     (installed / "__init__.py").touch()
     monkeypatch.syspath_prepend(installed.parent)
     point = EntryPoint("theirs", "installed_with_suite.plugin", "attnbench")
-    monkeypatch.setattr("attnbench.suite.entry_points", lambda group: [point])
+    monkeypatch.setattr("attnbench.loading.entry_points", lambda group: [point])
     for name in ("mine", "theirs", "installed"):
         assert find_suite(name).tasks == {"recall": ["task=recall"]}
     with pytest.raises(UsageError, match="suite=standrd: no such suite; did you mean 'standard'"):

@@ -161,7 +161,8 @@ class Experiment(pl.LightningModule):
     def _update(self, stage: str, batch: Any) -> None:
         metrics: Any = self.stages[stage]
         loss = self.task.evaluate(self.model, batch, metrics)
-        metrics["loss"].update(loss, batch_size(batch))
+        terms = self.task.terms(batch)
+        metrics["loss"].update(loss, batch_size(batch) if terms is None else terms)
 
     def _log(self, stage: str) -> None:
         metrics: Any = self.stages[stage]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from attnbench import Task, UsageError
-from attnbench.config import TrainerConfig
+from attnbench.config import OptimizerConfig, TrainerConfig
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.run import evaluate, resume, run
 from attnbench.run_folder import typed
 from attnbench.training.batches import TrainSampler, plan
+from attnbench.training.experiment import Experiment
 
 READ: list[list[int]] = []
 SEEDS: list[tuple[str, int]] = []
@@ -152,3 +154,20 @@ def test_processes_share_out_the_examples_of_each_step(monkeypatch: pytest.Monke
 def test_a_sampler_without_end_needs_the_length_of_a_round() -> None:
     with pytest.raises(ValueError, match="round_steps"):
         TrainSampler(None, 4, 1, 0, None)
+
+
+def test_a_loss_over_steps_is_their_mean_whatever_the_batches(registry: Registry) -> None:
+    task = registry.build("task", {"name": "memory", "compile": False})
+    torch.manual_seed(0)
+    model = task.model(partial(registry.build_attention, {"name": "ntm"}, {"name": "cosine"})).eval()
+    data = task.data("test")
+    longest = max(range(20), key=lambda i: int(data[[i]].mask.sum()))
+    shortest = min(range(20), key=lambda i: int(data[[i]].mask.sum()))
+    losses = []
+    for batches in ([[longest, shortest]], [[longest], [shortest]]):
+        experiment = Experiment(task, model, OptimizerConfig(), 1)
+        for number, indices in enumerate(batches):
+            with torch.no_grad():
+                experiment.test_step(data[indices], number)
+        losses.append(float(experiment.stages["test"]["loss"].compute()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -170,6 +170,10 @@ class Caption(Task):
             model(batch.image, batch.caption).flatten(0, 1), batch.caption.flatten(), ignore_index=PAD
         )
 
+    def terms(self, batch: Batch) -> int:
+        """Count the words."""
+        return int((batch.caption != PAD).sum())
+
     def metrics(self) -> dict[str, Metric]:
         """exact_match: the share of captions that are right in every word; word_accuracy; bleu of one's own images."""
         from torchmetrics import MeanMetric

@@ -192,6 +192,10 @@ class Memory(Task):
         mask = batch.mask
         return F.binary_cross_entropy_with_logits(model(batch.inputs)[mask], batch.targets[mask])
 
+    def terms(self, batch: Batch) -> int:
+        """Count the scored steps."""
+        return int(batch.mask.sum())
+
     def metrics(self) -> dict[str, Metric]:
         """bits_wrong in a sequence, sequence_accuracy: the share without a wrong bit, bits of loss in a sequence.
 

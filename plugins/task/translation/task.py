@@ -183,6 +183,10 @@ class Translation(Task):
         logits = model(batch.source, batch.target)
         return F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), ignore_index=PAD)
 
+    def terms(self, batch: Batch) -> int:
+        """Count the words."""
+        return int((batch.target != PAD).sum())
+
     def metrics(self) -> dict[str, Metric]:
         """bleu; bleu_1-4 and so on, of sources of so many words; exact_match, the share that equals a reference."""
         from torchmetrics import MeanMetric
