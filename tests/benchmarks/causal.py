@@ -27,7 +27,7 @@ from torch import Tensor
 import attnbench
 from attnbench.chunkwise import decayed_linear, delta_rule
 
-NAMES = ("linear_attention", "retention", "mamba2", "gla", "deltanet", "gated_deltanet", "kda")
+NAMES = ("linear_attention", "retention", "mamba2", "gla", "deltanet", "gated_deltanet", "kda", "log_linear")
 LENGTHS = (128, 512, 2048, 8192)
 BATCH, WIDTH = 8, 64
 

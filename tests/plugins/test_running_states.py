@@ -17,6 +17,7 @@ MECHANISMS: dict[str, list[dict[str, Any]]] = {
     "gla": [{}, {"gate": False, "num_heads": 2, "expand_k": 1.0}],
     "retention": [{}, {"gate": False, "num_heads": 2}],
     "mamba2": [{}, {"num_heads": 2, "state_dim": 5, "expand": 1.0}],
+    "log_linear": [{}, {"num_heads": 2, "state_dim": 5, "expand": 1.0, "levels": 3}],
     "deltanet": [{}, {"negative": True}, {"steps": 2}, {"steps": 3, "negative": True, "num_heads": 2}],
     "gated_deltanet": [{}, {"negative": True, "gate": False, "num_heads": 2}],
     "kda": [{}, {"negative": True, "gate": False, "num_heads": 2}],
@@ -212,7 +213,7 @@ def test_padding_is_passed_over_wherever_it_stands(name: str, options: dict[str,
         assert bool((weights[..., ~shown] == 0).all())
 
 
-@pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "mamba2"])
+@pytest.mark.parametrize("name", [name for name in MECHANISMS if name not in ("mamba2", "log_linear")])
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_context_is_weights_times_values_head_by_head(name: str, causal: bool) -> None:
     """Without the output gate, that is: a gate is not a matrix between places."""
