@@ -102,7 +102,8 @@ def fetch(
         announce(folder.name, f"downloading {url}{f' ({size})' if size else ''} to {folder}")
     try:
         with explain_disk(folder, room=room):
-            progress = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60)
+            named = {"User-Agent": "attnbench"}  # some servers refuse the library's own name
+            progress = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60, headers=named)
             pooch.retrieve(url, sha256 and f"sha256:{sha256}", path.name, folder, downloader=progress)
     except UsageError:
         raise

@@ -211,7 +211,7 @@ class Translation(Task):
         right = [text in references for text, references in zip(written, batch.references, strict=True)]
         metrics["exact_match"].update(torch.tensor(right).float())
         lengths = [self._group(row) for row in batch.source.tolist()]
-        for group in set(lengths):
+        for group in GROUPS:
             chosen = [i for i, length in enumerate(lengths) if length == group]
             metrics[f"bleu_{group}"].update([written[i] for i in chosen], [batch.references[i] for i in chosen])
         return self._loss(model, batch)

@@ -76,7 +76,6 @@ def test_pieces_of_words_are_put_together_again():
         assert task._written(batch.target)[0] in batch.references[0]
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_bleu_is_told_by_the_length_of_the_source():
     task = prepared()
     metrics, batch = task.metrics(), task.data("val")[list(range(20))]
@@ -95,6 +94,14 @@ def test_bleu_is_told_by_the_length_of_the_source():
 def test_options_that_fit_nothing_are_a_line(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         Translation(**option)
+
+
+@pytest.mark.parametrize("content", [None, "", '["{}", "{}"]', "[]"])
+def test_vocabularies_that_cannot_be_read_are_a_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "vocabularies.json").write_text(content)
+    with pytest.raises(UsageError, match=r"vocabularies\.json: cannot be read: "):
+        Translation().restore(tmp_path)
 
 
 def test_a_run_learns_and_its_folder_translates(cli):
