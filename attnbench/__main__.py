@@ -335,7 +335,7 @@ def dispatch(words: list[str]) -> None:
         for failure in registry.failures:
             print(f"attnbench: {failure}", file=sys.stderr)
     try:
-        if word in ("--help", "-h"):
+        if word in ("--help", "-h", "help"):
             from attnbench.reports.usage import show_help
 
             show_help(registry, COMMANDS)

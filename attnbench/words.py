@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,11 +18,12 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnbench.config import expand_home, not_understood, refuse_expressions
+from attnbench import conf  # type: ignore[attr-defined]
+from attnbench.config import OptimizerConfig, TrainerConfig, expand_home, not_understood, refuse_expressions
 from attnbench.errors import UsageError, first_line, nearest
 from attnbench.loading import conf_folders
 from attnbench.registry import PRESETS, SWEPT, Registry
-from attnbench.schema import KINDS, explain
+from attnbench.schema import KINDS, explain, options
 
 #: What Hydra takes for a number, a truth, a list or a mapping, where a name is expected.
 NO_NAME = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|[+-]?(inf|nan)|true|false|[\[{].*", re.IGNORECASE)
@@ -106,7 +109,9 @@ def complaint(error: Exception, registry: Registry) -> str:
         group = str(cause.full_key).partition(".")[0]
         apart = f"; what is for one {group} alone goes into experiment/{group}/EXPERIMENT_{group.upper()}.yaml"
         hint = apart if file and group in ("attention", "scoring") else ""
-        return (f"{file[1]}: " if file else "") + explain(cause) + hint
+        owners = " or ".join(owning(str(cause.full_key), registry))
+        said = f"{group}: the run has no option '{group}'; did you mean {owners}?" if owners else explain(cause)
+        return (f"{file[1]}: " if file else "") + said + hint
     if isinstance(error, OverrideParseException):
         return not_understood(str(error.override))
     text = re.sub(r"\s*See https?://\S+ for details", "", str(error))
@@ -115,6 +120,24 @@ def complaint(error: Exception, registry: Registry) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(text.split())
+
+
+def owning(word: str, registry: Registry) -> list[str]:
+    """Return the options of that name, whole: of `lr`, `optimizer.lr`."""
+    classes: list[tuple[str, type]] = [("trainer", TrainerConfig), ("optimizer", OptimizerConfig)]
+    names = {group: {field.name for field in fields(config)} for group, config in classes}
+    for component in registry.components.values():
+        names.setdefault(component.kind, set()).update(option.name for option in options(component.cls))
+    return [f"{group}.{word}" for group, known in names.items() if word in known]
+
+
+def own_experiments(overrides: Sequence[str]) -> list[Path]:
+    """Return the folders of one's own configs that have the experiment that is chosen; none where it ships."""
+    chosen = (w.partition("=")[2].split(",") for w in overrides if w.lstrip("+").startswith("experiment="))
+    files = [f"experiment/{name}.yaml" for names in chosen for name in names]
+    shipped = Path(conf.__file__).parent.resolve()
+    folders = [folder.resolve() for folder in conf_folders()]
+    return [f for f in folders if f != shipped and any((f / file).is_file() for file in files)]
 
 
 def read_words(words: list[str]) -> list[str]:
@@ -131,13 +154,13 @@ def read_words(words: list[str]) -> list[str]:
     except argparse.ArgumentError as error:
         raise UsageError(f"{error}; see --hydra-help") from error
     if unknown:
-        raise UsageError(f"{unknown[0]}: no such option; see --help and --hydra-help")
+        raise UsageError(f"{unknown[0]}: no such option; {like(unknown[0], parser) or 'see --help and --hydra-help'}")
     if args.experimental_rerun:
         raise UsageError("--experimental-rerun would execute what a file says; resume=RUN_FOLDER reads it as data")
     for folder in filter(None, (args.config_dir, args.config_path)):
         check_configs(Path(folder), args.overrides)
     overrides = check_overrides(args.overrides)
-    mine = [folder.resolve() for folder in conf_folders() if (folder / "experiment").is_dir()]
+    mine = own_experiments(args.overrides)
     for folder in mine:
         check_configs(folder, args.overrides)
     if mine:  # what ships is found first
@@ -146,12 +169,22 @@ def read_words(words: list[str]) -> list[str]:
     return [word for word in words if word not in args.overrides] + overrides
 
 
+def like(word: str, parser: argparse.ArgumentParser) -> str:
+    """Say which of a parser's options was probably meant; nothing where none is near."""
+    known = {"--help", "--version", *re.findall(r"--[\w-]+", parser.format_usage())}
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that complains in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line."""
-        raise UsageError(f"{self.prog.removeprefix('python -m attnbench ')}: {message}; see {self.prog} --help")
+        hint = like(message.rsplit(maxsplit=1)[-1], self) if message.startswith("unrecognized arguments: --") else ""
+        raise UsageError(
+            f"{self.prog.removeprefix('python -m attnbench ')}: {message}; {hint or f'see {self.prog} --help'}"
+        )
 
 
 def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:

@@ -47,7 +47,7 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
     An answer that was written piece by piece has a line for each instead: its probability, and where it looked.
     """
     console = console or Console(highlight=False)
-    console.print(f"{prediction.label}  {prediction.probability:.3f}")
+    console.print(f"{prediction.label}  {prediction.probability:.3f}  (its probability, by the model)", markup=False)
     if prediction.attention is None:
         return
     if prediction.written:
@@ -63,12 +63,14 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
         text.append(word, style=f"black on {paper}").append(" ")
     console.print(text)
     ranked = sorted(zip(weights, words, strict=True), key=lambda pair: -pair[0])[:8]
-    console.print("most weight: " + "  ".join(f"{word} {weight:.3f}" for weight, word in ranked), markup=False)
+    listed = "  ".join(f"{word} {weight:.3f}" for weight, word in ranked)
+    console.print(f"most weight (of {1 / len(words):.3f} if all had the same): {listed}", markup=False)
 
 
 def _show_pieces(attention: AttentionMap, written: Sequence[float], console: Console) -> None:
     """Print each piece with its probability, and the words that it looked at most, up to three, with their weights."""
-    console.print("written, its probability <- read, its weight")
+    alike = 1 / len(attention.columns)
+    console.print(f"written, its probability <- read, its weight (of {alike:.2f} if all had the same)", markup=False)
     pieces = [printable(piece) for piece in attention.rows]
     width = max(map(len, pieces))
     for piece, probability, row in zip(pieces, written, attention.weights.detach().float().mean(dim=0), strict=True):

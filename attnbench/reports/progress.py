@@ -22,7 +22,7 @@ class Bar(pl.Callback):
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[loss]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -36,7 +36,7 @@ class Bar(pl.Callback):
         """Show the bar."""
         if trainer.is_global_zero:
             self.bar = self.progress.add_task(
-                self.name, total=self.record.total_steps, completed=self.record.steps, loss=float("nan")
+                self.name, total=self.record.total_steps, completed=self.record.steps, loss=""
             )
             self.progress.start()
 
@@ -45,7 +45,7 @@ class Bar(pl.Callback):
     ) -> None:
         """Move the bar, as often as the curves get a point."""
         if trainer.is_global_zero:
-            self.progress.update(self.bar, completed=self.record.steps, loss=self.record.last_loss)
+            self.progress.update(self.bar, completed=self.record.steps, loss=f"loss {self.record.last_loss:.4f}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the validation's primary metric and loss."""

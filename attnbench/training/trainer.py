@@ -21,7 +21,8 @@ from attnbench.training.experiment import Experiment
 def refuse_missing_gpu(settings: TrainerConfig) -> None:
     """Raise UsageError where a GPU is asked for and there is none."""
     if settings.accelerator is Accelerator.gpu and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise UsageError("trainer.accelerator=gpu: torch finds no GPU here; say cpu, or auto: a GPU if there is one")
+        advice = "leave trainer=gpu out, or say trainer.accelerator=auto"
+        raise UsageError(f"trainer.accelerator=gpu: torch finds no GPU here; {advice}")
 
 
 def make_trainer(settings: TrainerConfig, logger: Logger | bool, callbacks: list[pl.Callback]) -> pl.Trainer:

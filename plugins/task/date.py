@@ -302,7 +302,7 @@ class DateConversion(Task):
         seen = (
             None if weights is None else AttentionMap(weights[0], list(answer), list(text), title=f"{text} → {answer}")
         )
-        return Prediction(answer, float(of_each.prod()), seen)
+        return Prediction(answer, float(of_each.prod()), seen, of_each.flatten().tolist())
 
 
 def _title(batch: Batch, written: Tensor, i: int) -> str:
