@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import textwrap
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def draw(attention_map: AttentionMap) -> Figure:
         axis.set_yticks(range(queries), [_plain(_label(label)) for label in attention_map.rows], fontsize=8)
         if longest > 2:
             axis.tick_params(axis="x", rotation=90)
-        axis.tick_params(length=0)
+        axis.tick_params(length=0, bottom=False, left=False)
         axis.set_xlabel(f"key{left_out}", fontsize=8)
         axis.set_ylabel("query", fontsize=8)
         if heads > 1:
@@ -152,10 +153,13 @@ def _left_out(attention_map: AttentionMap, most: int) -> str:
     return f"; the last {most} keys of {count} are shown, and the others have up to {rest:.2f} of a query's weight"
 
 
+def _lines(figure: Figure, title: str) -> list[str]:
+    return textwrap.wrap(_drawable(title), int(14 * figure.get_figwidth()))  # letters of 9 points
+
+
 def _set_title(figure: Figure, title: str) -> float:
     """Write the title in lines that no end is cut off; return by how many inches the figure was made taller for it."""
-    letters = int(14 * figure.get_figwidth())  # of 9 points
-    lines = textwrap.wrap(_drawable(title), letters)
+    lines = _lines(figure, title)
     figure.suptitle(_plain("\n".join(lines)), fontsize=9)
     more = 0.15 * max(0, len(lines) - 1)
     figure.set_figheight(figure.get_figheight() + more)
@@ -242,6 +246,54 @@ def pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
 
 
+class Redrawn:
+    """The picture of one example again and again: what stays is drawn once, weights, rows and title are exchanged."""
+
+    def __init__(self) -> None:
+        self.stays: Any = None
+
+    def pixels(self, attention_map: AttentionMap) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Render an example's picture as `draw` has it: [height, width, 3], 0..255."""
+        (heads, queries, keys), rows = attention_map.weights.shape, [_label(row) for row in attention_map.rows]
+        if attention_map.grid is not None or keys > TILE or (queries == 1 and keys > LINE):
+            return pixels(draw(attention_map))
+        short = max(map(len, rows), default=0) == 1  # longer ones move what stays
+        stays = heads, queries, tuple(attention_map.columns), () if short else tuple(rows)
+        if stays != self.stays or len(_lines(self.figure, attention_map.title)) != self.lines:
+            self.stays, self.figure = stays, draw(attention_map)
+            self.lines = len(_lines(self.figure, attention_map.title))
+            drawn = pixels(self.figure).copy()
+            self._keep()
+            return drawn
+        self.canvas.restore_region(self.background)  # type: ignore[no-untyped-call]
+        renderer = self.canvas.get_renderer()  # type: ignore[no-untyped-call]
+        for image, weights in zip(self.images, _hidden_as_nan(attention_map), strict=True):
+            image.set_data(weights)
+        for label, row in zip(self.labels, rows * heads, strict=True):
+            label.set_text(_plain(row))
+        self.title.set_text(_plain("\n".join(_lines(self.figure, attention_map.title))))
+        for artist in (*self.images, *self.frames, *self.labels, self.title):
+            artist.draw(renderer)
+        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+
+    def _keep(self) -> None:
+        """Draw what stays by itself."""
+        self.figure.set_layout_engine("none")
+        self.canvas: Any = self.figure.canvas
+        tiles = [axis for axis in self.figure.axes if axis.images and axis.get_label() != "<colorbar>"]
+        self.images = [axis.images[0] for axis in tiles]
+        self.frames = [spine for axis in tiles for spine in axis.spines.values()]
+        self.labels = [tick.label1 for axis in tiles for tick in axis.yaxis.get_major_ticks()]
+        self.title: Any = self.figure.texts[0]
+        changing = (*self.images, *self.frames, *self.labels, self.title)
+        for artist in changing:
+            artist.set_alpha(0.0)  # it takes its room all the same
+        self.canvas.draw()
+        self.background = self.canvas.copy_from_bbox(self.figure.bbox)
+        for artist in changing:
+            artist.set_alpha(None)
+
+
 class Pictures(pl.Callback):
     """Draw the same few validation examples at each validation: `attention/<number>`, and what was made of them.
 
@@ -250,6 +302,7 @@ class Pictures(pl.Callback):
 
     def __init__(self, examples: int) -> None:
         self.examples = examples
+        self.drawn: defaultdict[int, Redrawn] = defaultdict(Redrawn)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the pictures to TensorBoard."""
@@ -262,9 +315,8 @@ class Pictures(pl.Callback):
             batch = pl_module.first_examples(self.examples)
             maps, texts, images = task.maps(model, batch), task.texts(model, batch), task.images(model)
         for number, attention_map in enumerate(maps):
-            logger.experiment.add_image(
-                f"attention/{number}", pixels(draw(attention_map)), pl_module.steps, dataformats="HWC"
-            )
+            picture = self.drawn[number].pixels(attention_map)
+            logger.experiment.add_image(f"attention/{number}", picture, pl_module.steps, dataformats="HWC")
         for tag, image in images.items():
             logger.experiment.add_image(tag, image.clamp(0, 1), pl_module.steps, dataformats="HW")
         if texts:

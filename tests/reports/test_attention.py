@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from attnbench import AttentionMap
-from attnbench.reports.attention import draw, pixels
+from attnbench.reports.attention import Redrawn, draw, pixels
 
 
 def example(heads, queries, keys, mask=None):
@@ -156,3 +158,19 @@ def test_masked_places_of_a_grid_are_grey():
     mask[0, 4] = False
     three, _ = panels(draw(on_a_grid(mask=mask)))
     assert len(set(three.images[1].get_array()[1, 1])) == 2  # r = g = b, opaque
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_picture_with_other_weights_rows_and_title_is_what_it_would_be_if_drawn_anew(heads):
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[1, 3:] = False
+    first, second = (replace(example(heads, 4, 6, mask), rows=list(rows)) for rows in ("0123", "3210"))
+    second = replace(second, title="eltit")
+    redrawn = Redrawn()
+    assert np.array_equal(redrawn.pixels(first), pixels(draw(first)))
+    figure = redrawn.figure
+    changed = redrawn.pixels(second)
+    assert redrawn.figure is figure
+    assert np.array_equal(changed, pixels(draw(second)))
+    longer = replace(first, title="of many words, " * 20)
+    assert np.array_equal(redrawn.pixels(longer), pixels(draw(longer)))
