@@ -12,6 +12,7 @@ digits.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attnbench.masking import full_precision
+
+#: Numbers of an array that are worked on at once on a processor, a power of two.
+CACHED = 1 << 18
 
 
 class Mixed(NamedTuple):
@@ -79,10 +83,12 @@ def decayed_linear(
         if causal:
             weights = _mixing((qf,), kf, a)[0] if need_weights else None
             C = _chunk_size(chunk, kf, 32 if a is None else 16)
-            qc, kc, vc, ac = (_split(x, C) for x in (qf, kf, vf, a))
-            (pairs,), (read,), reach, gate = _pairs((qc,), kc, ac)
-            before, S = _scan(gate, reach.mT @ vc, S)
-            context = _join(pairs @ vc + read @ before, qf.shape[1])
+            contexts = []
+            for kc, qc, vc, ac in _parts(C, kf, qf, vf, a):
+                (pairs,), (read,), reach, gate = _pairs((qc,), kc, ac)
+                before, S = _scan(gate, reach.mT @ vc, S)
+                contexts.append(pairs @ vc + read @ before)
+            context = _join(contexts, qf.shape[1])
         else:
             reach = _decay(kf, _suffix(a))
             S = _decay(S, None if a is None else a.sum(dim=1).unsqueeze(-1)) + reach.mT @ vf
@@ -130,22 +136,20 @@ def delta_rule(
             read = seen[0] if causal else qf @ _decay(kf, _suffix(a)).mT
             weights = torch.linalg.solve_triangular(recalled, read, upper=False, left=False, unitriangular=True) * b.mT
         C = _chunk_size(chunk, kf, 16)
-        kc, vc, bc, ac = (_split(x, C) for x in (kf, vf, b, a))
-        qc = _split(qf, C) if causal else None
-        rows = (bc * kc,) if qc is None else (bc * kc, qc)
-        (recalled, *seen), (recall, *reads), reach, gate = _pairs(rows, kc, ac)
-        sides = torch.cat((bc * vc, recall), dim=-1)
-        solved = torch.linalg.solve_triangular(recalled, sides, upper=False, unitriangular=True)
-        widths = (vc.shape[-1], kc.shape[-1])  # of U and W: v_t - S'ᵀ k_t, times beta_t, is U - W S
-        kept = torch.eye(kc.shape[-1], dtype=kc.dtype, device=kc.device)
-        kept = kept if gate is None else kept * gate.mT
-        added, lost = (reach.mT @ solved).split(widths, dim=-1)
-        before, S = _affine_scan(kept - lost, added, S)
-        if qc is None:
-            context = qf @ S
-        else:
-            new, old = (seen[0] @ solved).split(widths, dim=-1)
-            context = _join(new + (reads[0] - old) @ before, qf.shape[1])
+        kept = torch.eye(kf.shape[-1], dtype=kf.dtype, device=kf.device)
+        widths = (vf.shape[-1], kf.shape[-1])  # of U and W: v_t - S'ᵀ k_t, times beta_t, is U - W S
+        contexts = []
+        for kc, vc, bc, ac, qc in _parts(C, kf, vf, b, a, qf if causal else None):
+            rows = (bc * kc,) if qc is None else (bc * kc, qc)
+            (recalled, *seen), (recall, *reads), reach, gate = _pairs(rows, kc, ac)
+            sides = torch.cat((bc * vc, recall), dim=-1)
+            solved = torch.linalg.solve_triangular(recalled, sides, upper=False, unitriangular=True)
+            added, lost = (reach.mT @ solved).split(widths, dim=-1)
+            before, S = _affine_scan((kept if gate is None else kept * gate.mT) - lost, added, S)
+            if qc is not None:
+                new, old = (seen[0] @ solved).split(widths, dim=-1)
+                contexts.append(new + (reads[0] - old) @ before)
+        context = _join(contexts, qf.shape[1]) if causal else qf @ S
     return _finish(q, v, context, weights, S)
 
 
@@ -273,18 +277,30 @@ def _chunk_size(chunk: int | None, k: Tensor, narrow: int) -> int:
     return min(chunk or (narrow if k.shape[-1] <= 32 else 2 * narrow), _power_of_two(k.shape[1]))
 
 
-def _split(x: Tensor | None, size: int) -> Any:
-    """Pad [n, T, D] with zeros, which are keys where nothing happens, and cut it into chunks, [n, N, C, D]."""
-    if x is None:
-        return None
-    if _any_length(x):
-        return x.unsqueeze(1)
-    rest = -x.shape[1] % size
-    return _cut(F.pad(x, (0, 0, 0, rest)) if rest else x, 1, (-1, size))
+def _parts(size: int, *inputs: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield k and other inputs in chunks, [n, N, C, D], a part of the keys at a time: what a processor's cache holds.
+
+    All are one part for a backward pass, which keeps them anyway, on other devices, and where it is traced. Behind the
+    last keys are zeros, where nothing happens.
+    """
+    k, T = inputs[0], inputs[0].shape[1]
+    if _any_length(k):
+        yield tuple(None if x is None else x.unsqueeze(1) for x in inputs)
+        return
+    whole = torch.is_grad_enabled() or k.device.type != "cpu" or torch.compiler.is_compiling()
+    part = max(size, CACHED // _power_of_two(k.shape[0] * k.shape[2]))
+    if part < T and not whole:
+        for start in range(0, T, part):
+            yield from _parts(size, *(None if x is None else x[:, start : start + part] for x in inputs))
+        return
+    rest = -T % size
+    padded = (x if x is None or not rest else F.pad(x, (0, 0, 0, rest)) for x in inputs)
+    yield tuple(None if x is None else _cut(x, 1, ((T + rest) // size, size)) for x in padded)
 
 
-def _join(x: Tensor, length: int) -> Tensor:
-    return x.flatten(1, 2)[:, :length]
+def _join(parts: list[Tensor], length: int) -> Tensor:
+    flat = [x.flatten(1, 2) for x in parts]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat, dim=1))[:, :length]
 
 
 def _any_length(x: Tensor) -> bool:

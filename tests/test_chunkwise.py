@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attnbench import chunkwise
 from attnbench.chunkwise import Mixed, decayed_linear, delta_rule
 
 LENGTHS = (1, 15, 16, 17, 64, 65, 130)
@@ -131,6 +132,22 @@ def test_a_sequence_in_two_parts_with_the_state_between_is_the_whole(kind: str, 
         assert_close(second.state, whole.state, torch.float64)
         last = run(rest | {"q": rest["q"][:, :, :2]}, state=first.state, causal=False)
         assert_close(last.context, rest["q"][:, :, :2] @ whole.state, torch.float64)
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_gradients_a_part_at_a_time_is_the_whole(
+    kind: str, gates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for length in (1, 16, 50, 130):
+        inputs = make(kind, gates, length, hostile=True)
+        for causal in (True, False):
+            whole = run(inputs, causal=causal)
+            monkeypatch.setattr(chunkwise, "CACHED", 32 * 32)  # 32 keys of 6 x 5 numbers
+            with torch.no_grad():
+                parts = run(inputs, causal=causal)
+            assert_close(parts.context, whole.context, torch.float64)
+            assert_close(parts.state, whole.state, torch.float64)
 
 
 @pytest.mark.parametrize("gates", GATES)
