@@ -251,6 +251,9 @@ class Redrawn:
 
     def __init__(self) -> None:
         self.stays: Any = None
+        self.figure: Any
+        self.canvas: Any
+        self.lines = 0
 
     def pixels(self, attention_map: AttentionMap) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Render an example's picture as `draw` has it: [height, width, 3], 0..255."""
@@ -265,8 +268,8 @@ class Redrawn:
             drawn = pixels(self.figure).copy()
             self._keep()
             return drawn
-        self.canvas.restore_region(self.background)  # type: ignore[no-untyped-call]
-        renderer = self.canvas.get_renderer()  # type: ignore[no-untyped-call]
+        self.canvas.restore_region(self.background)
+        renderer = self.canvas.get_renderer()
         for image, weights in zip(self.images, _hidden_as_nan(attention_map), strict=True):
             image.set_data(weights)
         for label, row in zip(self.labels, rows * heads, strict=True):
@@ -274,12 +277,12 @@ class Redrawn:
         self.title.set_text(_plain("\n".join(_lines(self.figure, attention_map.title))))
         for artist in (*self.images, *self.frames, *self.labels, self.title):
             artist.draw(renderer)
-        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
     def _keep(self) -> None:
         """Draw what stays by itself."""
         self.figure.set_layout_engine("none")
-        self.canvas: Any = self.figure.canvas
+        self.canvas = self.figure.canvas
         tiles = [axis for axis in self.figure.axes if axis.images and axis.get_label() != "<colorbar>"]
         self.images = [axis.images[0] for axis in tiles]
         self.frames = [spine for axis in tiles for spine in axis.spines.values()]
