@@ -220,6 +220,7 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
     task, checkpoints = experiment.task, prepared.checkpoints
     if is_rank_zero() and prepared.checkpoint is None:  # one that goes on keeps what it has
         task.save(folder)
+    logger.describe(task)
     if not resume:
         logger.layout(task.metrics())
     elif is_rank_zero():

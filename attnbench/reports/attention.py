@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
 from attnbench.interfaces import AttentionMap
+from attnbench.reports.tensorboard import EventLog
 from attnbench.training.experiment import Experiment
 
 CELL = 0.19  # inches, for a label of 8 points to be read
@@ -311,7 +312,7 @@ class Pictures(pl.Callback):
         """Write the pictures to TensorBoard."""
         assert isinstance(pl_module, Experiment)
         logger = trainer.logger
-        if not trainer.is_global_zero or not isinstance(logger, pl.loggers.TensorBoardLogger) or not self.examples:
+        if not trainer.is_global_zero or not isinstance(logger, EventLog) or not self.examples:
             return
         task, model = pl_module.task, pl_module.model
         with torch.no_grad(), torch.random.fork_rng():  # pictures change nothing that follows
@@ -319,9 +320,9 @@ class Pictures(pl.Callback):
             maps, texts, images = task.maps(model, batch), task.texts(model, batch), task.images(model)
         for number, attention_map in enumerate(maps):
             picture = self.drawn[number].pixels(attention_map)
-            logger.experiment.add_image(f"attention/{number}", picture, pl_module.steps, dataformats="HWC")
+            logger.add_picture(f"attention/{number}", picture, pl_module.steps)
         for tag, image in images.items():
-            logger.experiment.add_image(tag, image.clamp(0, 1), pl_module.steps, dataformats="HW")
+            logger.add_picture(tag, image.clamp(0, 1), pl_module.steps, dataformats="HW")
         if texts:
             logger.experiment.add_text("examples", "\n".join(f"    {text}" for text in texts), pl_module.steps)
 
@@ -329,7 +330,7 @@ class Pictures(pl.Callback):
         """Write the pictures of the test to TensorBoard."""
         assert isinstance(pl_module, Experiment)
         logger = trainer.logger
-        if trainer.is_global_zero and isinstance(logger, pl.loggers.TensorBoardLogger):
+        if trainer.is_global_zero and isinstance(logger, EventLog):
             for name, figure in pl_module.task.figures(pl_module.values).items():
                 FigureCanvasAgg(figure)
-                logger.experiment.add_image(f"test/{name}", pixels(figure), pl_module.steps, dataformats="HWC")
+                logger.add_picture(f"test/{name}", pixels(figure), pl_module.steps)

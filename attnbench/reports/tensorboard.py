@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, image, scalar
 
 from attnbench.files import whole
+from attnbench.interfaces import Task
+
+#: What the tags of every run are, as TensorBoard shows it beside each chart.
+DESCRIPTIONS: Mapping[str, str] = {
+    "train/loss": "The loss of the last batch before this point, the penalty of the attention included.",
+    "train/penalty": "What the attention's weights add to the loss.",
+    "train/skipped_updates": "How many updates were left out so far, since their gradient was not finite.",
+    "train/learning_rate": "The learning rate of the next update.",
+    "train/examples_per_second": "Examples trained on, by the clock, without validation.",
+    "attention/alignment": "Of the first validation examples: the share of weight on the keys that hold the answer.",
+    "attention/alignment_argmax": "How often the key with the most weight is one that holds the answer.",
+    "attention/entropy": "The entropy of a query's weights in nats: 0 where one key has all, log K where K are alike.",
+    "attention/head_disagreement": "Jensen-Shannon divergence of the heads' weights in nats: 0 where all look alike.",
+}
 
 
 class EventLog(TensorBoardLogger):
@@ -25,6 +41,34 @@ class EventLog(TensorBoardLogger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), name="", version="", default_hp_metric=False, flush_secs=10)
+        self.descriptions = dict(DESCRIPTIONS)
+
+    def describe(self, task: Task) -> None:
+        """Let a task's docstrings tell what its metrics and pictures are."""
+        metrics, maps = inspect.getdoc(task.metrics) or "", inspect.getdoc(task.maps) or ""
+        for name in ("loss", *task.metrics()):
+            told = inspect.getdoc(task.loss) if name == "loss" else metrics
+            self.descriptions |= {f"{split}/{name}": told or "" for split in ("val", "test")}
+            self.descriptions.setdefault(f"train/{name}", f"Of the first training examples. {told}")
+        self.descriptions["attention/"] = f"Where a validation example looks: the weights of its queries. {maps}"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write scalars, each tag with its description."""
+        for tag, value in metrics.items():
+            summary = scalar(tag, float(value))  # type: ignore[no-untyped-call]
+            self._write(summary, "scalars", self.descriptions.get(tag, ""), step)
+
+    @rank_zero_only
+    def add_picture(self, tag: str, pixels: Any, step: int, dataformats: str = "HWC") -> None:
+        """Write a picture with its description."""
+        told = self.descriptions.get(f"{tag.rpartition('/')[0]}/", "")
+        self._write(image(tag, pixels, dataformats=dataformats), "images", told, step)  # type: ignore[no-untyped-call]
+
+    def _write(self, summary: Any, plugin: str, description: str, step: int | None) -> None:
+        metadata = summary.value[0].metadata
+        metadata.plugin_data.plugin_name, metadata.summary_description = plugin, description
+        self.experiment.file_writer.add_summary(summary, step)
 
     def save(self) -> None:
         """Write what is buffered."""

@@ -108,15 +108,13 @@ class TrainingRecord(pl.Callback):
         if not isinstance(trainer.logger, pl.loggers.TensorBoardLogger) or not trainer.is_global_zero:
             return
         examples, seconds = self._logged
-        writer = trainer.logger.experiment
-        writer.add_scalar("train/loss", self.last_loss, self.steps)
+        values = {"train/loss": self.last_loss, "train/skipped_updates": skipped}
+        values["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if penalty is not None:  # part of the loss
-            writer.add_scalar("train/penalty", float(penalty), self.steps)
-        writer.add_scalar("train/skipped_updates", skipped, self.steps)
-        writer.add_scalar("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"], self.steps)
+            values["train/penalty"] = float(penalty)
         if self.seconds > seconds:
-            speed = (self.examples - examples) / (self.seconds - seconds)
-            writer.add_scalar("train/examples_per_second", speed, self.steps)
+            values["train/examples_per_second"] = (self.examples - examples) / (self.seconds - seconds)
+        trainer.logger.log_metrics(values, self.steps)
         self._logged = (self.examples, self.seconds)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,9 +1,10 @@
-"""What the default run takes from start to `result.json`, by its parts, over `import torch` and the bare loop of its steps.
+"""What the default run takes, by its parts, over `import torch` and the bare loop of its steps.
 
     python tests/benchmarks/first_minute.py 3
 
-The number says how often; medians are printed. In one process the parts of `python -m attnbench` are timed as they pass, in CPU seconds, by which other work on the
-machine counts little; then the same steps are done in a bare loop. `import torch` is timed in processes of its own.
+The number says how often; medians are printed. In one process the parts of `python -m attnbench`, from start to
+`result.json`, are timed as they pass, in CPU seconds, by which other work on the machine counts little; then the same
+steps are done in a bare loop. `import torch` is timed in processes of its own.
 """
 
 import json
@@ -50,8 +51,9 @@ def run_once() -> None:
     from attnbench.registry import Registry
 
     registry = Registry.load()
-    from attnbench import run
     from attnbench.plugins.task.date import DateConversion
+
+    from attnbench import run
     from attnbench.reports.attention import Pictures
     from attnbench.training.experiment import Experiment
 

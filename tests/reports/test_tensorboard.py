@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import SMALL
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -99,3 +100,13 @@ def test_points_that_a_resumed_run_draws_again_are_taken_out_so_that_nobody_is_w
 
     assert [(point.step, point.value) for point in read.Scalars("val/loss")] == [(1, 41), (2, 42), (3, 23), (4, 24)]
     assert caplog.text == ""
+
+
+def test_charts_and_pictures_say_what_they_are(events):
+    read = plugin_event_accumulator.EventAccumulator(events.path)
+    read.Reload()
+    told = {tag: read.SummaryMetadata(tag).summary_description for tag in read.Tags()["tensors"]}
+    assert told["val/exact_match"].startswith("exact_match: the share of dates that are right in every character")
+    assert told["attention/entropy"].startswith("The entropy of a query's weights in nats")
+    assert "Rows are the characters written" in told["attention/0"]
+    assert not [tag for tag, words in told.items() if not words and tag.startswith(("val/", "test/", "train/"))]
