@@ -4,7 +4,8 @@
 
 The number says how often; medians are printed. In one process the parts of `python -m attnbench`, from start to
 `result.json`, are timed as they pass, in CPU seconds, by which other work on the machine counts little; then the same
-steps are done in a bare loop. `import torch` is timed in processes of its own.
+steps are done in a bare loop. `import torch` is timed in a process of its own, and in one that makes an optimizer, as a
+bare loop has to, by which torch imports its compiler. The ratio to both is printed.
 """
 
 import json
@@ -17,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+OPTIMIZER = "import torch; torch.optim.Adam([torch.zeros(1, requires_grad=True)])"
 BARE = 150  # steps of the bare loop that are timed
 
 
@@ -109,18 +111,19 @@ def main() -> None:
     """Measure and print."""
     rows = []
     for _ in range(int(sys.argv[1])):
-        torch_alone = cpu("import torch")
+        alone = {"import torch": cpu("import torch"), "with an optimizer": cpu(OPTIMIZER)}
         done = subprocess.run(
             [sys.executable, __file__, "once"], check=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
         parts = dict(line.split("=") for line in done.stderr.splitlines() if "=" in line)
-        rows.append({"import torch": torch_alone, **{name: float(value) for name, value in parts.items()}})
-    for row in rows:
-        row["whole run"] = sum(row.values()) - row["import torch"] - row["bare loop"]
+        spent = {name: float(value) for name, value in parts.items()}
+        whole = sum(spent.values()) - spent["bare loop"]
+        rows.append({**alone, **spent, "whole run": whole})
     for name in rows[0]:
-        print(f"{name:16}{statistics.median(row[name] for row in rows):8.2f} CPU s")
-    ratio = statistics.median(row["whole run"] / (row["import torch"] + row["bare loop"]) for row in rows)
-    print(f"{'ratio':16}{ratio:8.2f}")
+        print(f"{name:20}{statistics.median(row[name] for row in rows):8.2f} CPU s")
+    for name in alone:
+        ratio = statistics.median(row["whole run"] / (row[name] + row["bare loop"]) for row in rows)
+        print(f"ratio, {name:20}{ratio:8.2f}")
 
 
 if __name__ == "__main__":
