@@ -5,6 +5,8 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +64,13 @@ def test_a_run_stopped_by_ctrl_c_or_killed_resumes_to_the_result_it_would_have_h
         assert resumed[measure] == whole[measure]
     steps = [[event.step for event in events(tmp_path / name).Scalars("val/loss")] for name in ("cut", "whole")]
     assert steps[0] == steps[1]
+
+
+def test_a_run_killed_at_random_moments_again_and_again_comes_to_the_same_to_the_last_digit(tmp_path):
+    command = [sys.executable, Path(__file__).parent / "benchmarks/kills.py", tmp_path / "killed", "3", "date"]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert "kills: the same, killed after [" in tried.stdout
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "a signal to stop"])

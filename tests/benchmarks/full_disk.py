@@ -220,8 +220,10 @@ def try_case(name: str, rooms: Mapping[str, Iterable[int]]) -> int:
                     leave_room(**{what: room})
                     code, said = call(case.words)
                     wrong = judge(case, code, said, before) or go_on(case)
-                    if not wrong and state(case) != whole:
-                        wrong = "what came of it differs"
+                    came = {} if wrong else state(case)
+                    differing = [name for name in {**whole, **came} if came.get(name) != whole.get(name)]
+                    if not wrong and differing:
+                        wrong = f"{', '.join(differing)} differ from what comes of a disk with room"
                 if wrong:
                     faults += 1
                     print(f"{name}: {room} free {what}: {wrong}", flush=True)

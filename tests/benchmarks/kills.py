@@ -2,21 +2,23 @@
 
     python tests/benchmarks/kills.py FOLDER [KILLS] [RUN ...]
 
-Trains each of `RUNS` (or those named) whole, in FOLDER. Then, KILLS times (50), all processes of the same run are
-killed with SIGKILL at a moment drawn over twice its length, again and again until it has ended; what is started next is
-`resume=`, or the command itself where nothing can be resumed yet. Prints a line for each, and ends with 1 if a result,
-a count or a weight differs, or a command failed. About half a CPU minute a kill.
+Trains each of `RUNS` (or those named) whole, in FOLDER. Then it is begun anew and all its processes are killed with
+SIGKILL at a moment drawn over its length; what is started next, `resume=` or the command itself where nothing can be
+resumed yet, is killed at a moment drawn over twice its length, until it has ended. So again until KILLS kills (50) have
+hit. Prints a line for each run that ended, and ends with 1 if a result, a count or a weight differs, or a command
+failed. A run is forked from this process, which has imported all; those of ddp start as usual.
 """
 
 import json
 import os
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,41 +26,54 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 import reviews  # noqa: E402 (of the tests)
 
-SMALL = ("trainer.images=1", "trainer.val_every=10", "trainer.progress_bar=false")
+Words = tuple[str, ...]
+SMALL = ("trainer.images=1", "trainer.val_every=10", "trainer.progress_bar=false", "trainer.max_steps=30")
+TINY = ("task.length=16", "task.pairs=4", "task.vocabulary=16", "task.width=8", "trainer.batch_size=8")
 #: The words of each run; the film reviews are those of the tests.
-RUNS = {
-    "date": ("attention=hard", "task.lines=1500", "trainer.max_steps=60"),
-    "memory": ("task=memory", "trainer.max_steps=40", "task.eval_rows=64"),
-    "imdb": ("task=imdb", "task.archive=reviews.tar.gz", "trainer.batch_size=8", "trainer.max_steps=40"),
-    "recall": ("task=recall", "attention=deltanet", "trainer.max_steps=40", "trainer.batch_size=16"),
-    "ddp": ("trainer=ddp", "task.lines=1500", "trainer.max_steps=40", "trainer.batch_size=16"),
+RUNS: dict[str, Words] = {
+    "date": ("attention=hard", "task.lines=600", "task.hidden_dim=16", *SMALL),
+    "memory": ("task=memory", "task.eval_rows=32", *SMALL),
+    "imdb": ("task=imdb", "trainer.batch_size=8", *SMALL),
+    "recall": ("task=recall", "attention=deltanet", *TINY, *SMALL),
+    "ddp": ("trainer=ddp", "task.lines=600", "task.hidden_dim=16", "trainer.batch_size=16", *SMALL),
 }
-FEW_REVIEWS = (
-    "import runpy, attnbench.plugins.task.imdb.archive as archive; archive.PER_LABEL = 40;"
-    "runpy.run_module('attnbench', run_name='__main__', alter_sys=True)"
-)
 
 
-def command(name: str, *words: str) -> list[str]:
-    """Return what starts a run, or goes on with it."""
-    return [sys.executable, *(("-c", FEW_REVIEWS) if name == "imdb" else ("-m", "attnbench")), *words]
-
-
-def start(name: str, words: tuple[str, ...], seconds: float | None = None) -> str | None:
+def start(words: Words, seconds: float | None = None) -> str | None:
     """Run to the end, and return None, or what was said where it failed; or kill it, and return 'killed'."""
-    environment = {**os.environ, "ATTNBENCH_DATA": "cache", "OMP_NUM_THREADS": "1"}
     with Path("said.txt").open("w+", encoding="utf-8") as said:
-        process = subprocess.Popen(
-            command(name, *words), stdout=said, stderr=said, env=environment, start_new_session=True
-        )
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return "killed"
-        said.seek(0)
-        return None if code == 0 else said.read()
+        child, began = os.fork(), time.perf_counter()
+        if child == 0:
+            _become(words, said.fileno())
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                said.seek(0)
+                return None if status == 0 else said.read()
+            if seconds is not None and time.perf_counter() - began > seconds:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return "killed"
+            time.sleep(0.002)
+
+
+def _become(words: Words, said: int) -> NoReturn:
+    """Be a run, in a process group of its own, and end with it."""
+    os.setpgid(0, 0)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    if words[0] in ("trainer=ddp", "resume=ddp"):
+        os.execv(sys.executable, [sys.executable, "-m", "attnbench", *words])
+    code = 1
+    try:
+        from attnbench.__main__ import main
+
+        sys.argv[1:] = words
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -69,7 +84,8 @@ def read(folder: Path) -> dict[str, Any]:
         name: torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
         for name in ("best", "last")
     }
-    return {"metrics": result["metrics"], "steps": result["steps"], "curve": curve, "weights": weights}
+    kept = {name: result[name] for name in ("status", "metrics", "steps", "examples_seen")}
+    return {**kept, "curve": curve, "weights": weights}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -79,40 +95,55 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
-def kill(name: str, number: int, length: float) -> str:
-    """Kill a run until it has ended, and say how it went."""
-    rng, folder, moments = random.Random(f"{name} {number}"), Path(f"{name}-{number}"), []
+def kill(name: str, rng: random.Random, length: float, whole: dict[str, Any]) -> tuple[int, str]:
+    """Kill a run until it has ended; return how often, and how it went."""
+    folder, moments = Path(name), []
+    shutil.rmtree(folder, ignore_errors=True)
     while True:
         begun = (folder / "config.yaml").is_file()
-        words = (f"resume={folder}",) if begun else (*RUNS[name], *SMALL, f"hydra.run.dir={folder}")
-        moment = rng.uniform(0, 2 * length)
-        said = start(name, words, moment)
+        words = (f"resume={name}",) if begun else (*RUNS[name], f"hydra.run.dir={name}")
+        moment = rng.uniform(0, 2 * length if moments else length)
+        said = start(words, moment)
         if said is None:
             break
         if said != "killed":
-            return f"FAILED after {moments}: {said.strip().splitlines()[-1]}"
-        moments.append(round(moment, 1))
-    agrees = same(read(folder), read(Path(name)))
-    return f"{'the same' if agrees else 'DIFFERS'}, killed after {moments} s"
+            return len(moments), f"FAILED after {moments}: {said.strip().splitlines()[-1]}"
+        moments.append(round(moment, 2))
+    return len(moments), f"{'the same' if same(read(folder), whole) else 'DIFFERS'}, killed after {moments} s"
+
+
+def try_run(name: str, kills: int) -> bool:
+    """Train whole, and then under so many kills; return whether all came to the same."""
+    shutil.rmtree(name, ignore_errors=True)
+    before = time.perf_counter()
+    said = start((*RUNS[name], f"hydra.run.dir={name}"))
+    length, done, fine = time.perf_counter() - before, 0, said is None
+    print(f"{name}: whole in {length:.1f} s {said or ''}", flush=True)
+    whole, rng = read(Path(name)) if fine else {}, random.Random(name)
+    while fine and done < kills:
+        times, line = kill(name, rng, length, whole)
+        done, fine = done + times, line.startswith("the same")
+        print(f"{name}, {done} kills: {line}", flush=True)
+    return fine
 
 
 def main() -> None:
     """Train, kill, and compare."""
+    from attnbench.plugins.task.imdb import archive
+
+    from attnbench import run as _  # noqa: F401 (imported once)
+    from attnbench.registry import Registry
+
+    torch.set_num_threads(1)
+    Registry.load()
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     os.chdir(sys.argv[1])
-    reviews.write(Path("reviews.tar.gz"))
+    os.environ |= {"ATTNBENCH_DATA": "cache", "OMP_NUM_THREADS": "1"}
+    made = reviews.write(Path("reviews.tar.gz"))
+    archive.PER_LABEL, archive.fetch = reviews.PER_LABEL, lambda folder: made.resolve()
     kills = int(next((word for word in sys.argv[2:] if word.isdecimal()), 50))
-    failed = False
-    for name in [word for word in sys.argv[2:] if not word.isdecimal()] or RUNS:
-        before = time.perf_counter()
-        said = start(name, (*RUNS[name], *SMALL, f"hydra.run.dir={name}"))
-        length = time.perf_counter() - before
-        print(f"{name}: whole in {length:.1f} s {said or ''}", flush=True)
-        for number in range(kills):
-            line = kill(name, number, length)
-            failed |= not line.startswith("the same")
-            print(f"{name} {number}: {line}", flush=True)
-    sys.exit(failed)
+    names = [word for word in sys.argv[2:] if not word.isdecimal()] or RUNS
+    sys.exit(sum(not try_run(name, kills) for name in names) > 0)
 
 
 if __name__ == "__main__":
