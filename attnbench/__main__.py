@@ -177,14 +177,18 @@ def predict(registry: Registry, words: list[str]) -> None:
         "text", nargs="*", help="or the path of a picture, for a task of pictures; else standard input is read"
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="of the words' weights; prediction.png if not given"
+        "--picture",
+        type=Path,
+        default=Path("prediction.png"),
+        metavar="FILE",
+        help="of the words' weights; prediction.png if not given",
     )
     # what begins with "-" and is no option is text; behind a space it is so to argparse too
     args = parser.parse_intermixed_args([word if OPTION.match(word) else re.sub("^-", " -", word) for word in words])
     from attnbench.reports import prediction
 
     text = prediction.read_text(args.text)
-    picture = prediction.picture_path(args.picture or Path("prediction.png"))
+    picture = writable(prediction.picture_path(args.picture))
     from attnbench import run
     from attnbench.reports.attention import draw
 

@@ -109,6 +109,7 @@ class RunConfig:
 #: The least that a number of a run may be.
 LEAST: Mapping[str, int] = {
     "seed": 0,
+    "task.data_seed": 0,  # of the tasks that have one
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "optimizer.warmup", "optimizer.decay"), 0),
     **dict.fromkeys(("trainer.eval_train", "trainer.images"), 0),
     **dict.fromkeys(("trainer.max_epochs", "trainer.max_steps", "trainer.batch_size", "trainer.eval_batch_size"), 1),
@@ -137,14 +138,16 @@ def read_override(word: str) -> tuple[str, Any]:
     from hydra.core.override_parser.overrides_parser import OverridesParser  # `build` does without Hydra
     from hydra.errors import HydraException
 
-    if "=" not in word or word.startswith(("~", "+")):
-        raise UsageError(f"{word}: expected key=value, such as trainer.batch_size=32")
+    if "=" not in word or word.startswith(("~", "+", "=")):
+        raise UsageError(f"'{word}': expected key=value, such as trainer.batch_size=32")
     try:
         override = OverridesParser.create().parse_override(expand_home(word))
     except HydraException as error:
         raise UsageError(not_understood(word)) from error
     if override.is_sweep_override():
         raise UsageError(f"{word}: expected one value; a list is written [1,2], and a comma in a text '1,2'")
+    if override.value() == "???":
+        raise UsageError(f"{word}: in a config that means a value that is missing; write one")
     return override.key_or_group, override.value()
 
 

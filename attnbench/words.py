@@ -43,6 +43,8 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
             raise UsageError(f"{word}: nothing can be taken out of a run; {group}=null means none")
         if not equals or not group:
             raise UsageError(f"'{word}': a run's words are GROUP=NAME and GROUP.OPTION=VALUE; see --help")
+        if value.strip("'\"") == "???":
+            raise UsageError(f"{word}: in a config that means a value that is missing; write one")
         if key in ("task", "attention") and value.lower() == "null":
             raise UsageError(f"{word}: a name is expected; see python -m attnbench --help")
         if key in PRESETS and value.lower() == "null":
@@ -150,7 +152,7 @@ def read_words(words: list[str]) -> list[str]:
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        args, unknown = parser.parse_known_args(words)
+        args, unknown = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         raise UsageError(f"{error}; see --hydra-help") from error
     if unknown:
@@ -166,7 +168,7 @@ def read_words(words: list[str]) -> list[str]:
     if mine:  # what ships is found first
         quoted = ",".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in mine)
         overrides.append(f"hydra.searchpath=[{quoted}]")
-    return [word for word in words if word not in args.overrides] + overrides
+    return overrides + [word for word in words if word not in args.overrides]  # an option takes what follows it
 
 
 def like(word: str, parser: argparse.ArgumentParser) -> str:

@@ -46,6 +46,14 @@ from attnbench.registry import Registry, override_suffix
         (["trainer.gradient_clip=0"], "trainer.gradient_clip=0.0: it is above 0; null turns clipping off"),
         (["optimizer.momentum=1"], "optimizer has no option 'momentum'; there are: decay, lazy, lr, name, schedule,"),
         (["seed=-1"], "seed=-1: it is at least 0"),
+        (["seed=???"], "seed=???: in a config that means a value that is missing; write one"),
+        (["task=memory", "task.data_seed=-1"], "task.data_seed=-1: it is at least 0"),
+        (["evaluate", "nowhere", "="], "nowhere: not a run folder"),
+        (
+            ["predict", "nowhere", "--picture", "", "x"],
+            "--picture .: the name of a file is expected, such as words.png",
+        ),
+        (["predict", "nowhere", "--picture", "/nowhere/x.png", "x"], "/nowhere/x.png: No such file or directory"),
         (["optimizer.lr=nan"], "optimizer.lr=nan: a finite number is expected"),
         (["task.test_share=nan"], "task.test_share=nan: a finite number is expected"),
         (["optimizer.warmup=2"], "optimizer.warmup=2.0: it is at most 1: it is a share of the run"),
@@ -118,7 +126,7 @@ def test_help_lists_every_group_and_option(cli):
 
 
 def test_the_command_line_wins_over_the_tasks_recipe(cli):
-    composed = cli("--cfg", "job", "optimizer.lr=0.5").out
+    composed = cli("task.lines=700", "--cfg", "job", "optimizer.lr=0.5").out  # an option may stand anywhere
     assert "lr: 0.5" in composed
     assert "max_epochs: 1" in composed  # the recipe's
 

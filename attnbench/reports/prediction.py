@@ -34,6 +34,8 @@ def picture_path(path: Path) -> Path:
     """Return where the picture goes, a PNG if the name has no ending; UsageError where the ending is no format."""
     from matplotlib.backend_bases import FigureCanvasBase
 
+    if not path.name:
+        raise UsageError(f"--picture {path}: the name of a file is expected, such as words.png")
     path = path if path.suffix else path.with_name(f"{path.name}.png")
     formats = sorted({*FigureCanvasBase.get_supported_filetypes()} - {"pgf"})  # which needs LaTeX
     if path.suffix[1:].lower() not in formats:
