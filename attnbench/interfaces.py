@@ -391,8 +391,8 @@ class Task(ABC):
         """Return the attention weights of each example of the batch, to be drawn."""
         return []
 
-    def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:
-        """Draw what the model makes of examples of the task's own choice: grey pictures by tag, 0 black to 1 white.
+    def images(self, model: nn.Module) -> Mapping[str, Figure]:
+        """Draw what the model makes of examples of the task's own choice: pictures by tag.
 
         They are written to TensorBoard at each validation. The model is on its device, and gradients are off.
         """

@@ -321,8 +321,9 @@ class Pictures(pl.Callback):
         for number, attention_map in enumerate(maps):
             picture = self.drawn[number].pixels(attention_map)
             logger.add_picture(f"attention/{number}", picture, pl_module.steps)
-        for tag, image in images.items():
-            logger.add_picture(tag, image.clamp(0, 1), pl_module.steps, dataformats="HW")
+        for tag, figure in images.items():
+            FigureCanvasAgg(figure)
+            logger.add_picture(tag, pixels(figure), pl_module.steps)
         if texts:
             logger.experiment.add_text("examples", "\n".join(f"    {text}" for text in texts), pl_module.steps)
 

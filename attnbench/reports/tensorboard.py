@@ -50,6 +50,7 @@ class EventLog(TensorBoardLogger):
             told = inspect.getdoc(task.loss) if name == "loss" else metrics
             self.descriptions |= {f"{split}/{name}": told or "" for split in ("val", "test")}
             self.descriptions.setdefault(f"train/{name}", f"Of the first training examples. {told}")
+        self.descriptions["images"] = inspect.getdoc(task.images) or ""
         self.descriptions["attention/"] = f"Where a validation example looks: the weights of its queries. {maps}"
 
     @rank_zero_only
@@ -60,10 +61,11 @@ class EventLog(TensorBoardLogger):
             self._write(summary, "scalars", self.descriptions.get(tag, ""), step)
 
     @rank_zero_only
-    def add_picture(self, tag: str, pixels: Any, step: int, dataformats: str = "HWC") -> None:
-        """Write a picture with its description."""
-        told = self.descriptions.get(f"{tag.rpartition('/')[0]}/", "")
-        self._write(image(tag, pixels, dataformats=dataformats), "images", told, step)  # type: ignore[no-untyped-call]
+    def add_picture(self, tag: str, pixels: Any, step: int) -> None:
+        """Write a picture, [height, width, 3], with its description."""
+        group = tag.partition("/")[0]
+        told = self.descriptions.get(f"{group}/", "" if group == "test" else self.descriptions.get("images", ""))
+        self._write(image(tag, pixels, dataformats="HWC"), "images", told, step)  # type: ignore[no-untyped-call]
 
     def _write(self, summary: Any, plugin: str, description: str, step: int | None) -> None:
         metadata = summary.value[0].metadata

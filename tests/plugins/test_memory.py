@@ -55,7 +55,11 @@ def test_the_papers_figures_are_drawn_in_range_and_beyond() -> None:
     task = Memory(high=5, controller_dim=12, rows=6, width=4, write_heads=2)
     model = task.model(attend()).eval()
     with torch.no_grad():
-        drawn = {tag: image[::4, ::4] for tag, image in task.images(model).items()}
+        figures = task.images(model)
+    drawn = {tag: torch.tensor(figure.axes[0].images[0].get_array()) for tag, figure in figures.items()}
+    axis = figures["memory/5/places"].axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["write 1", "write 2", "read 1"]
+    assert axis.get_xlabel() == "step"
     assert drawn.keys() == {f"memory/{s}/{what}" for s in (5, 120) for what in ("outputs", "vectors", "places")}
     outputs, vectors, places = (drawn[f"memory/5/{what}"] for what in ("outputs", "vectors", "places"))
     assert outputs.shape == (9 + 1 + 8 + 1 + 8, 11)

@@ -20,10 +20,11 @@ from .machine import Controller, Start, TuringMachine
 from .problems import PROBLEMS, Batch, NGrams, Problem, Size, bayes_bits, joined, uniform
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torchmetrics import Metric
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-CELL = 4  # pixels a side, of a number that is drawn
+CELL, DPI = 4, 100  # pixels a side, of a number that is drawn; and in an inch
 EXAMPLES = 1_000_000  # of the training split; each is drawn when it is read
 
 
@@ -133,7 +134,7 @@ class Memory(Task):
         compile: bool = True,  # noqa: A002 (the word on the command line)
         data_seed: int = 0,
     ) -> None:
-        self.problem, self.data_seed = PROBLEMS[problem], data_seed
+        self.name, self.problem, self.data_seed = problem, PROBLEMS[problem], data_seed
         smallest = self.problem.low if low is None else low
         largest = self.problem.high if high is None else high
         if not self.problem.least <= smallest <= largest:
@@ -224,25 +225,33 @@ class Memory(Task):
             metrics["best_bits"].update(bayes_bits(bits, F.pad(batch.mask, (1, 0))))
         return loss.sum() / (scored.sum() * loss.shape[-1])
 
-    def images(self, model: nn.Module) -> Mapping[str, Float[Tensor, "height width"]]:
+    def images(self, model: nn.Module) -> Mapping[str, Figure]:
         """Draw the paper's figures, time to the right, for the largest size of the trained range and of those beyond.
 
         memory/<size>/outputs: inputs, outputs, targets. memory/<size>/vectors: what is added, what is read.
         memory/<size>/places: where each write head writes, then where each read head reads, the first row on top.
         """
-        pictures: dict[str, Tensor] = {}
+        pictures: dict[str, Figure] = {}
         device = next(model.parameters()).device
         for size in dict.fromkeys([self.sizes[-1], *self.problem.beyond[-1:]]):
             batch = self.problem.draw(8 * self.data_seed + 6, [0], size)
             inputs = batch.inputs.to(device)
             logits, trace = model.run(inputs) if isinstance(model, TuringMachine) else (model(inputs), None)
             outputs = logits.sigmoid().cpu() * batch.mask.unsqueeze(-1)
-            pictures[f"memory/{size}/outputs"] = tiled([batch.inputs[0], outputs[0], batch.targets[0]])
+            named = {"inputs": batch.inputs[0], "outputs": outputs[0], "targets": batch.targets[0]}
+            about = f"{self.name}, size {size}: "
+            pictures[f"memory/{size}/outputs"] = tiled(about + "bits, 0 black to 1 white", named)
             if trace is not None:
-                vectors = [*trace.adds[0].unbind(dim=1), trace.reads[0]]
-                places = [*trace.write_weights[0].unbind(dim=1), *trace.read_weights[0].unbind(dim=1)]
-                pictures[f"memory/{size}/vectors"] = tiled([(part.cpu() + 1) / 2 for part in vectors])
-                pictures[f"memory/{size}/places"] = tiled([part.cpu() for part in places])
+                three = {"add": trace.adds, "write": trace.write_weights, "read": trace.read_weights}
+                adds, writes, reads = (
+                    {f"{word} {n}": part for n, part in enumerate(parts[0].unbind(dim=1), start=1)}
+                    for word, parts in three.items()
+                )
+                vectors = {name: (part + 1) / 2 for name, part in {**adds, "read": trace.reads[0]}.items()}
+                what = "what is written and read, -1 black to 1 white"
+                pictures[f"memory/{size}/vectors"] = tiled(about + what, vectors)
+                what = "weight of each row of the memory, 0 black to 1 white"
+                pictures[f"memory/{size}/places"] = tiled(about + what, {**writes, **reads})
         return pictures
 
 
@@ -256,9 +265,23 @@ def evaluation_logits(model: nn.Module, batch: Batch) -> Float[Tensor, "B T O"]:
     return logits
 
 
-def tiled(parts: list[Float[Tensor, "T _"]]) -> Float[Tensor, "height width"]:
+def tiled(title: str, parts: Mapping[str, Float[Tensor, "T _"]]) -> Figure:
     """Draw series one below the other, a channel a row and a step a column, with a grey line between."""
-    line = torch.full((1, len(parts[0])), 0.5)
-    rows = [row for part in parts for row in (part.mT, line)][:-1]
-    enlarged: Tensor = torch.cat(rows).repeat_interleave(CELL, dim=0).repeat_interleave(CELL, dim=1)
-    return enlarged
+    from matplotlib.figure import Figure
+
+    line = torch.full((1, len(next(iter(parts.values())))), 0.5)
+    rows = torch.cat([row for part in parts.values() for row in (part.cpu().mT, line)][:-1])
+    middles, first = [], 0
+    for part in parts.values():
+        middles.append(first + (part.shape[1] - 1) / 2)
+        first += part.shape[1] + 1
+    height, width = (CELL * side / DPI for side in rows.shape)
+    whole_width, whole_height = max(4.5, width + 1.0), height + 1.0
+    figure = Figure(figsize=(whole_width, whole_height), dpi=DPI)
+    axis = figure.add_axes((0.8 / whole_width, 0.55 / whole_height, width / whole_width, height / whole_height))
+    axis.imshow(rows.float().numpy(), cmap="gray", vmin=0.0, vmax=1.0, aspect="auto", interpolation="none")
+    axis.set_yticks(middles, list(parts), fontsize=8)
+    axis.set_xlabel("step", fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    figure.text(0.1 / whole_width, 1 - 0.25 / whole_height, title, fontsize=8)
+    return figure
