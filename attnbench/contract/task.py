@@ -180,10 +180,7 @@ def decoding(subject: Subject) -> str | None:
 
 
 def slots(subject: Subject) -> None:
-    """The host takes an attention without weights, drawing no maps, one that goes by places, a recurrent if stepwise.
-
-    One that goes by the place of a query is asked all of them, be it one after the other: its rows then differ.
-    """
+    """The host takes an attention without weights, drawing no maps, one that goes by places, a recurrent if stepwise."""
     kinds: dict[type[Attention], str] = {WeightlessAttention: "without weights", ByPlace: "that goes by places"}
     if subject.component.cls.stepwise:
         kinds[Recalling] = "that is recurrent"
@@ -198,6 +195,7 @@ def slots(subject: Subject) -> None:
             require(not (kind is WeightlessAttention and maps), "it draws maps of weights that are not there")
             for drawn in maps:
                 _map(drawn)
+                # asked one query after the other, it is handed all so far: its rows then differ
                 if kind is ByPlace and min(drawn.weights.shape[1:]) > 1:
                     alike = bool((drawn.weights == drawn.weights[:, :1]).all())
                     require(not alike, "it is asked each query as if that were the first: hand it all queries so far")

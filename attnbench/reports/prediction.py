@@ -56,7 +56,7 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
         _show_pieces(prediction.attention, prediction.written, console)
         return
     weights = prediction.attention.weights.detach().float().mean(dim=(0, 1)).tolist()
-    words = [printable(word) for word in prediction.attention.columns]
+    words = [_seen(word) for word in prediction.attention.columns]
     most = max(*weights, 1e-12)
     text = Text()
     for word, weight in zip(words, weights, strict=True):
@@ -73,13 +73,18 @@ def _show_pieces(attention: AttentionMap, written: Sequence[float], console: Con
     """Print each piece with its probability, and the words that it looked at most, up to three, with their weights."""
     alike = 1 / len(attention.columns)
     console.print(f"written, its probability <- read, its weight (of {alike:.2f} if all had the same)", markup=False)
-    pieces = [printable(piece) for piece in attention.rows]
+    pieces = [_seen(piece) for piece in attention.rows]
     width = max(map(len, pieces))
     for piece, probability, row in zip(pieces, written, attention.weights.detach().float().mean(dim=0), strict=True):
         weights, places = row.topk(min(3, len(row)))
         looked = [
-            f"{printable(attention.columns[place])} {weight:.2f}"
+            f"{_seen(attention.columns[place])} {weight:.2f}"
             for weight, place in zip(weights.tolist(), places.tolist(), strict=True)
             if place == places[0] or weight >= 0.1
         ]
         console.print(f"  {piece:<{width}} {probability:.2f} <- {'  '.join(looked)}", markup=False)
+
+
+def _seen(word: str) -> str:
+    """Return a word that a terminal shows; a blank as what can be seen."""
+    return "␣" if word == " " else printable(word)
