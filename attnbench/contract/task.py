@@ -180,7 +180,7 @@ def decoding(subject: Subject) -> str | None:
 
 
 def slots(subject: Subject) -> None:
-    """The host takes an attention without weights, drawing no maps, one that goes by places, a recurrent if stepwise."""
+    """The host takes an attention without weights, drawing no maps, one that goes by places, recurrent if stepwise."""
     kinds: dict[type[Attention], str] = {WeightlessAttention: "without weights", ByPlace: "that goes by places"}
     if subject.component.cls.stepwise:
         kinds[Recalling] = "that is recurrent"
