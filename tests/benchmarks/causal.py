@@ -1,4 +1,4 @@
-"""What linear-time mechanisms cost under causality, beside `multihead` with is_causal, and beside loops over the keys.
+"""What linear-time mechanisms, and one in T log T, cost under causality, beside `multihead` with is_causal, and beside loops over the keys.
 
     python tests/benchmarks/causal.py [length ...]
 
@@ -6,7 +6,7 @@ All take turns in one process, on one thread, 8 examples of width 64, each mecha
 CPU milliseconds of a call (other processes' turns are not counted), the least over the rounds; the ratio to
 `multihead`, the median over rounds; and the exponent from 512 on. Then, at 2,048, `linear_attention` as it is and
 through its Q x K weights, and the two engines beside fla's naive forms, a step at a time (`naive_recurrent_gla`,
-`delta_rule_recurrence`), written here from their definitions.
+`delta_rule_recurrence`), written here from their definitions, for one example and for eight.
 """
 
 import math
