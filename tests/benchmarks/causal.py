@@ -1,4 +1,4 @@
-"""What linear-time mechanisms, and one in T log T, cost under causality, beside `multihead` with is_causal, and beside loops over the keys.
+"""What linear-time mechanisms cost under causality, beside `multihead` with is_causal, and beside loops over the keys.
 
     python tests/benchmarks/causal.py [length ...]
 
