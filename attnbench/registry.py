@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -235,16 +236,31 @@ def build(kind: str, name: str, /, *, scoring: str | Mapping[str, Any] | None = 
         UsageError: an unknown name, a misspelt option, a value of the wrong type, widths that do not fit.
     """
     registry = Registry.load()
-    if kind not in BASES:
-        raise UsageError(f"kind '{kind}': no such kind of component; {nearest(kind, BASES)}")
+    if not isinstance(kind, str) or kind not in BASES:
+        raise UsageError(f"kind '{kind}': no such kind of component; {nearest(str(kind), BASES)}")
+    if not isinstance(name, str):
+        raise UsageError(f"{kind}: a registered name is expected, such as 'dot', not {name!r}")
     component = registry.get(kind, name)
     positional = [p for p in ("query_dim", "key_dim", "value_dim") if p in inspect.signature(component.cls).parameters]
     missing = [p for p in positional if p not in arguments]
     if missing:
         raise UsageError(f"{kind} '{name}' needs {', '.join(f'{p}=' for p in missing)}")
-    framework = {p: arguments.pop(p) for p in positional}
+    framework = {p: _width(p, arguments.pop(p)) for p in positional}
     config = {"name": name, **arguments}
-    if kind == "attention":
-        chosen = {"name": scoring} if isinstance(scoring, str) else scoring
-        return registry.build_attention(config, chosen, **framework)
-    return registry.build(kind, config, **framework)
+    if kind != "attention":
+        return registry.build(kind, config, **framework)
+    chosen = {"name": scoring} if isinstance(scoring, str) else scoring
+    if chosen is not None and not (isinstance(chosen, Mapping) and isinstance(chosen.get("name"), str)):
+        raise UsageError(f"scoring: a name, or {{'name': NAME, option: value}}, is expected, not {scoring!r}")
+    return registry.build_attention(config, chosen, **framework)
+
+
+def _width(name: str, value: Any) -> int:
+    """Return a width as an int, which NumPy's may be; UsageError where it is none."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"{name}={value!r}: a width is a whole number, at least 1")
+    return number

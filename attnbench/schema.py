@@ -200,14 +200,19 @@ def _choice(name: str, words: tuple[str, ...]) -> Any:
 def fill(label: str, made: type, values: Mapping[str, Any]) -> DictConfig:
     """Put values into a node, type by type; UsageError, beginning with `label.option`, for one that does not fit."""
     try:
-        # a word of a Literal may be another process's Enum, which is made there anew
-        words = {key: value.name if isinstance(value, Enum) else value for key, value in values.items()}
-        filled = OmegaConf.merge(OmegaConf.structured(made), words)
+        filled = OmegaConf.merge(OmegaConf.structured(made), {key: _primitive(value) for key, value in values.items()})
     except OmegaConfBaseException as error:
         raise UsageError(explain(error, prefix=label)) from error
     assert isinstance(filled, DictConfig)
     refuse_not_finite(label, filled)
     return filled
+
+
+def _primitive(value: Any) -> Any:
+    """Return Python's number for one of NumPy's, and the word of a Literal: another process makes its Enum anew."""
+    if isinstance(value, Enum):
+        return value.name
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def constructor_arguments(config: DictConfig | Mapping[str, Any], cls: type) -> dict[str, Any]:

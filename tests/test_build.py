@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,13 @@ def test_options_reach_the_attention_and_its_scoring_function():
     context, weights = attention(torch.randn(3, 4, 8), torch.randn(3, 6, 8), torch.randn(3, 6, 8))
     assert context.shape == (3, 4, 8)
     assert weights.shape == (3, 2, 4, 6)
+
+
+def test_numpy_numbers_are_numbers():
+    widths = {"query_dim": np.int64(8), "key_dim": np.int32(8), "value_dim": np.int16(8)}
+    scoring = {"name": "gaussian", "bandwidth": np.float32(0.5)}
+    attention = attnbench.build("attention", "multihead", **widths, scoring=scoring, num_heads=np.int64(2))
+    assert (attention.num_heads, attention.out_dim) == (2, 8)
 
 
 def test_a_scoring_function_and_a_task_are_built_alike():
@@ -58,6 +66,21 @@ def test_a_scoring_function_and_a_task_are_built_alike():
             "scoring.hidden_dims: scoring 'additive' has no option 'hidden_dims'; did you mean 'hidden_dim'?",
         ),
         (("scoring", "dot"), {"query_dim": 3, "key_dim": 4}, "scoring=dot: "),
+        (
+            ("attention", "soft"),
+            {**WIDTHS, "scoring": {"hidden_dim": 3}},
+            "scoring: a name, or {'name': NAME, option: v",
+        ),
+        (("attention", "soft"), {**WIDTHS, "scoring": {"name": None}}, "scoring: a name, or {'name': NAME, option: va"),
+        (("attention", "soft"), {**WIDTHS, "scoring": attnbench.ScoringFunction}, "scoring: a name, or {'name': NAME,"),
+        (("attention", "soft"), {**WIDTHS, "scoring": ["dot"]}, "scoring: a name, or {'name': NAME, option: value}, "),
+        (("attention", "soft"), {**WIDTHS, "scoring": "dot", "score": "dot"}, "attention 'soft' has no option 'score'"),
+        (("attention", "soft"), {**WIDTHS, "query_dim": 0}, "query_dim=0: a width is a whole number, at least 1"),
+        (("attention", "soft"), {**WIDTHS, "key_dim": -3}, "key_dim=-3: a width is a whole number, at least 1"),
+        (("scoring", "dot"), {"query_dim": 3, "key_dim": "x"}, "key_dim='x': a width is a whole number, at least 1"),
+        (("attention", "soft"), {**WIDTHS, "value_dim": 8.5}, "value_dim=8.5: a width is a whole number, at least 1"),
+        (("attention", None), WIDTHS, "attention: a registered name is expected, such as 'dot', not None"),
+        ((["attention"], "soft"), WIDTHS, "kind '['attention']': no such kind of component"),
         (("task", "date"), {"line": 3}, "task.line: task 'date' has no option 'line'; did you mean 'lines'?"),
     ],
 )
