@@ -49,7 +49,8 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
             raise UsageError(f"{word}: a name is expected; see python -m attnbench --help")
         if key in PRESETS and value.lower() == "null":
             continue
-        if key in (*KINDS, *PRESETS) and any(map(NO_NAME.fullmatch, value.split(","))):
+        names = key.strip("+").partition("@")[0] in (*KINDS, *PRESETS)
+        if names and any(NO_NAME.fullmatch(part.strip()) for part in value.split(",")):
             raise UsageError(f"{word}: a name is expected; see python -m attnbench --help")
         if key in (*PRESETS, "scoring"):
             value = re.sub(r"(?<![^,])null(?![^,])", "none", value, flags=re.IGNORECASE)

@@ -63,6 +63,7 @@ from attnbench.registry import Registry, override_suffix
         (["task.file=~/nowhere.txt"], f"task.file={Path.home()}/nowhere.txt: cannot be read: No such file or"),
         (["task=null"], "task=null: a name is expected"),
         (["task=3"], "task=3: a name is expected"),
+        (["task@x=0.5"], "task@x=0.5: a name is expected"),
         (["-m", "scoring=dot,1e3"], "scoring=dot,1e3: a name is expected"),
         (["experiment=[imdb_best]"], "experiment=[imdb_best]: a name is expected"),
         (["scoring=null"], "attention=soft needs a scoring function: scoring=NAME, one of additive, "),
