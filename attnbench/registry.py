@@ -66,8 +66,8 @@ class Registry:
     def _load_one(self, source: Source) -> None:
         try:
             components = load(source)
-        except (Exception, SystemExit) as error:
-            if source.shipped:
+        except BaseException as error:
+            if source.shipped or isinstance(error, KeyboardInterrupt):
                 raise
             self.failures.append(Failure(source.name, source.origin, reason(error, source)))
             return

@@ -289,3 +289,12 @@ def test_a_folder_is_disabled_by_its_name(tmp_path: Path) -> None:
     write(tmp_path / "plugins" / "scoring" / "mine" / "__init__.py", scoring("mine"))
     done = call(tmp_path, "list", ATTNBENCH_DISABLE="mine")
     assert f"disabled: plugin 'mine', {tmp_path}/plugins/scoring/mine" in done.stdout
+
+
+def test_a_plugin_that_raises_what_is_no_exception_fails_alone(tmp_path):
+    path = tmp_path / "theirs.py"
+    path.write_text("import attnbench\nclass Odd(BaseException): pass\nraise Odd('no')\n")
+    failures = Registry.load(path).failures
+    assert [str(failure).partition("Odd")[2] for failure in failures if failure.name == "theirs"] == [
+        ": no (theirs.py:3): mend it, or set ATTNBENCH_DISABLE=theirs"
+    ]
