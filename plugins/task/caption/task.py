@@ -61,7 +61,7 @@ class Caption(Task):
     """
 
     recipe = {
-        "trainer": {"max_steps": 1_500, "batch_size": 64, "val_every": 500, "eval_batch_size": 250},
+        "trainer": {"max_steps": 1_400, "batch_size": 64, "val_every": 700, "eval_batch_size": 250},
         "optimizer": {"name": "adamw", "lr": 4e-3, "warmup": 0.1},
     }
     primary = "exact_match"
