@@ -174,7 +174,7 @@ def test_a_law_test_of_what_is_not_registered_says_so(environment, tmp_path):
         (["task", "there"], "new task there: plugins/there.py exists; move it, or choose another name"),
         (["task", "there", "--package"], "new task there: attnbench-there exists; move it, or choose another name"),
         (["scoring"], "new: the following arguments are required: NAME; see python -m attnbench new --help"),
-        (["scoring", "mine", "--packge"], "new: unrecognized arguments: --packge; see python -m attnbench new --help"),
+        (["scoring", "mine", "--packge"], "new: unrecognized arguments: --packge; did you mean '--package'?"),
     ],
 )
 def test_new_refuses_in_one_line_and_writes_nothing(arguments, line, cli, tmp_path):

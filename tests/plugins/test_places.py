@@ -39,8 +39,10 @@ class Near(ScoringFunction):
 class Turning(Near):
     """The same of a factored kind: two features turned by the place."""
 
-    def forward(self, query: Tensor, key: Tensor, *places: Tensor | None) -> Tensor:
-        q, k = self.factor(query, key, *places)
+    def forward(
+        self, query: Tensor, key: Tensor, query_places: Tensor | None = None, key_places: Tensor | None = None
+    ) -> Tensor:
+        q, k = self.factor(query, key, query_places, key_places)
         return q @ k.mT
 
     def factor(
