@@ -130,7 +130,7 @@ MEANING = {
 
 
 def method(table: Table, columns: Sequence[Column]) -> str:
-    """Say how the numbers in these columns came about."""
+    """Say how the numbers in these columns came about; nothing where they say it themselves."""
     parts = [MEANING[column.heading] for column in columns if column.heading in MEANING]
     if table.comparisons:
         parts.append(
@@ -138,7 +138,7 @@ def method(table: Table, columns: Sequence[Column]) -> str:
         )
     if any("needs" in _verdict(row) for row in table.rows):
         parts.append("needs: the smallest difference these seeds could show, or the seeds to show the one seen")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." * bool(parts)
 
 
 def remarks(table: Table) -> list[str]:
@@ -201,7 +201,8 @@ def show(tables: Sequence[Table]) -> None:
         missing = ", ".join(column.heading for column in columns_of([table]) if column not in columns)
         if missing:
             say(f"too narrow for: {missing if columns else 'a table'}; see --html, --csv, --markdown", "dim")
-        say(method(table, columns), "dim")
+        if ways := method(table, columns):
+            say(ways, "dim")
 
 
 def _line(cell: str) -> str:

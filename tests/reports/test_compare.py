@@ -287,6 +287,13 @@ def test_on_a_narrower_one_each_group_is_a_line(make_run, terminal):
     assert "\nsoft-additive: 0.9000, n 6, reference\nuniform-additive: 0.8000, n 6, worse\n" in terminal(40)
 
 
+def test_a_line_for_a_group_alone_has_nothing_to_explain(make_run, terminal):
+    make_run("soft", 0, 0.9)
+    said = terminal(20)
+    assert "soft-additive:" in said
+    assert "." not in said.splitlines()
+
+
 def test_links_are_followed_and_a_run_counts_once(tmp_path, make_run):
     made = make_run("soft", 0)
     (tmp_path / "linked").mkdir()
