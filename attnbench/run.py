@@ -131,6 +131,8 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
                 if begun:
                     log.error("%s", "".join(traceback.format_exception(error)))
                     write("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+                elif is_rank_zero() and (before := run_folder.read_result(folder)).get("status") == "running":
+                    run_folder.write_result(folder, before | {"status": "interrupted"})  # whoever said so was killed
             if stopped:
                 raise Interrupted(str(folder)) from error
             raise

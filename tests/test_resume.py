@@ -66,6 +66,20 @@ def test_a_run_stopped_by_ctrl_c_or_killed_resumes_to_the_result_it_would_have_h
     assert steps[0] == steps[1]
 
 
+def test_a_killed_run_whose_resume_ends_before_it_begins_is_running_no_more(cli, tmp_path, monkeypatch):
+    assert cli(*SMALL, "hydra.run.dir=killed").code == 0
+    result = tmp_path / "killed" / "result.json"
+    result.write_text(result.read_text().replace('"completed"', '"running"'))
+
+    def stopped(task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Registry.load().get("task", "date").cls, "prepare", stopped)
+    said = cli("resume=killed", "trainer.max_steps=9")
+    assert said.code == 130
+    assert result_of(tmp_path / "killed")["status"] == "interrupted"
+
+
 def test_a_run_killed_at_random_moments_again_and_again_comes_to_the_same_to_the_last_digit(tmp_path):
     command = [sys.executable, Path(__file__).parent / "benchmarks/kills.py", tmp_path / "killed", "3", "date"]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
