@@ -4,20 +4,10 @@ from attnbench import startup  # noqa: F401 (before all others)
 
 # isort: split
 from attnbench import chunkwise, downloads, heads, hosts, prefix, sampling, shapes
+from attnbench.answers import AttentionMap, Prediction
 from attnbench.errors import UsageError
 from attnbench.hookspecs import Register, hookimpl
-from attnbench.interfaces import (
-    Attention,
-    AttentionMap,
-    MakeAttention,
-    MakeScore,
-    Prediction,
-    Published,
-    ScoringFunction,
-    Split,
-    Task,
-    append,
-)
+from attnbench.interfaces import Attention, MakeAttention, MakeScore, Published, ScoringFunction, Split, Task, append
 from attnbench.kernels import attend, fused_attention, has_hooks, prepare
 from attnbench.masking import (
     NORMALISERS,
@@ -36,7 +26,8 @@ from attnbench.masking import (
 from attnbench.prefix import PrefixAttention
 from attnbench.registry import build
 from attnbench.sampling import Draws
-from attnbench.tokens import Sequences, TokenBatch, TokenTask
+from attnbench.sequences import Sequences, TokenBatch
+from attnbench.tokens import TokenTask
 
 __version__ = "0.1.0"
 

@@ -8,8 +8,7 @@ run folder. Shapes: B examples, Q queries, K keys, H heads, Dq, Dk and Dv the wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attnbench.answers import AttentionMap, Prediction
 from attnbench.shapes import BKD, BKV, BQD, Context, Keys, Look, Mask, Queries, ScoreMatrix, State
 
 if TYPE_CHECKING:
@@ -227,51 +227,6 @@ class MakeAttention(Protocol):
 
     def __call__(self, query_dim: int, key_dim: int, value_dim: int) -> Attention:
         """Make it; raises ValueError when it cannot take these widths."""
-
-
-@dataclass(frozen=True)
-class AttentionMap:
-    """The weights of one example, to be drawn.
-
-    Attributes:
-        weights: [H, Q, K].
-        rows: Q labels, what each query is.
-        columns: K labels, what each key is.
-        mask: [Q, K], True where the query may attend; None where it may attend everything.
-        title: what the example is.
-        truth: [Q, K], True at the keys that hold what the query is to write, where the task knows; a row of False has
-            no such keys. `attention/alignment` is measured against it.
-        grid: (rows, columns) of keys that are the places of a grid, row by row: it is drawn as one, a panel for each
-            query. None for keys that stand in a line.
-        image: [height, width] grey or [height, width, 3], 0 to 1: what the grid lies over.
-    """
-
-    weights: Tensor
-    rows: Sequence[str]
-    columns: Sequence[str]
-    mask: Tensor | None = None
-    title: str = ""
-    truth: Tensor | None = None
-    grid: tuple[int, int] | None = None
-    image: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a trained model makes of one text.
-
-    Attributes:
-        label: the answer.
-        probability: of the answer, by the model.
-        attention: the weights of the text's words, one row for each query; None where attention has none to give.
-        written: of an answer that is written piece by piece, one for each row of `attention`: the probability of each
-            piece by the model, knowing those before it.
-    """
-
-    label: str
-    probability: float
-    attention: AttentionMap | None = None
-    written: Sequence[float] = ()
 
 
 class Published(NamedTuple):

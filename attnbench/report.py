@@ -10,9 +10,9 @@ from statistics import median
 
 import torch
 
+from attnbench.answers import AttentionMap
 from attnbench.bench import Ours, forward_backward
 from attnbench.contract.findings import Finding
-from attnbench.interfaces import AttentionMap
 from attnbench.measure import processor, time_in_turn
 from attnbench.registry import Registry
 from attnbench.reports import references

@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import attnbench
 from attnbench import run_folder
+from attnbench.answers import AttentionMap, Prediction
 from attnbench.config import Accelerator, OptimizerConfig, Part, Precision, TrainerConfig, check_numbers, mechanism
 from attnbench.errors import Interrupted, UsageError, first_line
-from attnbench.interfaces import AttentionMap, Prediction, Task
+from attnbench.interfaces import Task
 from attnbench.measure import peak_memory, reset_peak_memory
 from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment

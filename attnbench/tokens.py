@@ -5,110 +5,28 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from attnbench.answers import AttentionMap, Prediction
 from attnbench.errors import UsageError, first_line
 from attnbench.hosts.transformer import Positions, Transformer
-from attnbench.interfaces import AttentionMap, MakeAttention, Prediction, Split, Task
+from attnbench.interfaces import MakeAttention, Split, Task
 from attnbench.sampling import EXAMPLES, Draws
+from attnbench.sequences import NOWHERE, Generated, Sequences, TokenBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.utils.data import Dataset
     from torchmetrics import Metric
 
 TRAIN, VAL, TEST = 0, 1, 2  # streams of random numbers; test slice s has stream TEST + s
 EMBEDDING_STD = 0.02  # as GPT-2 begins: what attention writes then soon outweighs what a token is
-BLOCK = 1024  # examples that are drawn at once
-NOWHERE = -1  # the truth of a place whose answer stands nowhere
 MOST_LISTED = 30  # tokens, to a user who has typed another
-
-
-class Sequences(NamedTuple):
-    """What a generator returns; B sequences of L tokens.
-
-    Attributes:
-        tokens: what is read.
-        targets: what is to be written at each place; any token where nothing is scored.
-        scored: which places count, in training and in evaluation.
-        truth: the place that holds each target, -1 where none does; None where the task does not know.
-    """
-
-    tokens: Int[Tensor, "B L"]
-    targets: Int[Tensor, "B L"]
-    scored: Bool[Tensor, "B L"]
-    truth: Int[Tensor, "B L"] | None = None
-
-
-class TokenBatch(NamedTuple):
-    """Sequences as `Sequences` has them, padded behind with tokens 0; and of which slice each is, [B], 0 the task's."""
-
-    tokens: Int[Tensor, "B L"]
-    targets: Int[Tensor, "B L"]
-    scored: Bool[Tensor, "B L"]
-    truth: Int[Tensor, "B L"]
-    slice: Int[Tensor, " B"]
-
-
-class Generated(Dataset[TokenBatch]):
-    """Examples made when asked for: `size` of each part, one part after the other.
-
-    Neighbours are drawn in blocks, for less than batch by batch; an example is the same in any batch or block.
-
-    Args:
-        parts: tasks that generate; a test's slices.
-        size: how many examples of each.
-        seed: of the draws.
-        stream: of the first part's draws; the next part has the next.
-    """
-
-    def __init__(self, parts: Sequence[TokenTask], size: int, *, seed: int, stream: int) -> None:
-        self.parts, self.size, self.seed, self.stream = parts, size, seed, stream
-        self.held: tuple[tuple[int, int], TokenBatch] | None = None  # the block drawn last: its part and number
-
-    def __len__(self) -> int:
-        return self.size * len(self.parts)
-
-    def __getitem__(self, indices: list[int]) -> TokenBatch:
-        numbers = [index // self.size for index in indices]
-        if min(numbers) == max(numbers):
-            return self._of(numbers[0], indices)
-        places = {number: [i for i, n in enumerate(numbers) if n == number] for number in dict.fromkeys(numbers)}
-        made = [self._of(number, [indices[i] for i in own]) for number, own in places.items()]
-        longest = max(batch.tokens.shape[1] for batch in made)
-        fields = zip(*(_padded(batch, longest) for batch in made), strict=True)
-        order = torch.tensor([i for own in places.values() for i in own]).argsort()
-        return TokenBatch(*(torch.cat(field)[order] for field in fields))
-
-    def _of(self, number: int, indices: list[int]) -> TokenBatch:
-        own = [index - number * self.size for index in indices]
-        block, place = divmod(own[0], BLOCK)
-        if place + len(own) <= BLOCK and own == list(range(own[0], own[0] + len(own))):
-            if self.held is None or self.held[0] != (number, block):
-                self.held = (
-                    (number, block),
-                    self._made(number, range(block * BLOCK, min((block + 1) * BLOCK, self.size))),
-                )
-            return TokenBatch(*(field[place : place + len(own)] for field in self.held[1]))
-        return self._made(number, own)
-
-    def _made(self, number: int, own: Sequence[int]) -> TokenBatch:
-        made = self.parts[number].generate(Draws(self.seed, own, stream=self.stream + number))
-        truth = torch.full_like(made.tokens, NOWHERE) if made.truth is None else made.truth
-        return TokenBatch(made.tokens, made.targets, made.scored, truth, torch.full((len(own),), number))
-
-
-def _padded(batch: TokenBatch, length: int) -> TokenBatch:
-    behind = (0, length - batch.tokens.shape[1])
-    tokens, targets = (F.pad(field, behind) for field in (batch.tokens, batch.targets))
-    return TokenBatch(
-        tokens, targets, F.pad(batch.scored, behind), F.pad(batch.truth, behind, value=NOWHERE), batch.slice
-    )
 
 
 class TokenTask(Task):
@@ -232,13 +150,13 @@ class TokenTask(Task):
     def data(self, split: Split) -> Dataset[Any]:
         """Return a split: training data go by the run's seed, the others are always the same."""
         if split == "train":
-            return Generated([self], 2**EXAMPLES, seed=self.seed, stream=TRAIN)
+            return Generated([self.generate], 2**EXAMPLES, seed=self.seed, stream=TRAIN)
         if split == "val":
-            return Generated([self], self.val_examples, seed=0, stream=VAL)
+            return Generated([self.generate], self.val_examples, seed=0, stream=VAL)
         variants = self.variants()
         for variant in variants[1:]:
             variant.prepare()
-        return Generated(variants, self.test_examples, seed=0, stream=TEST)
+        return Generated([variant.generate for variant in variants], self.test_examples, seed=0, stream=TEST)
 
     def question(self, batch: TokenBatch) -> Tensor:
         """Return the tokens."""

@@ -16,14 +16,17 @@ from attnbench.registry import Registry
 ROOT = Path(__file__).parent.parent
 #: The rooms, the lowest first; a module may import those of its own row and of the rows above it.
 ROWS = [
-    {"startup", "streams", "files", "errors", "shapes", "interfaces", "masking", "kernels", "heads", "sampling"},
-    {"config", "measure"},
-    {"hosts", "chunkwise", "prefix", "tokens", "slice_mean", "slice_figure", "downloads", "schema", "hookspecs"},
-    {"loading", "registry", "training"},
-    {"run_folder", "bench", "reports", "scaffold", "words"},
-    {"run"},
-    {"sweep", "suite", "contract", "report"},
-    {"__main__"},
+    set(rooms.split())
+    for rooms in (
+        "startup streams files errors shapes answers interfaces masking kernels heads sampling",
+        "config measure",
+        "hosts chunkwise prefix sequences tokens slice_mean slice_figure downloads schema hookspecs",
+        "loading registry training",
+        "run_folder bench reports scaffold words",
+        "run",
+        "sweep suite contract report",
+        "__main__",
+    )
 ]
 #: What a plugin may import beside `attnbench` itself.
 PUBLIC = ("hosts", "heads", "chunkwise", "prefix", "sampling", "shapes", "downloads")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnbench.answers import AttentionMap
 from attnbench.config import OptimizerConfig
 from attnbench.contract.harness import (
     BilinearScore,
@@ -26,7 +27,7 @@ from attnbench.contract.harness import (
     WeightlessAttention,
 )
 from attnbench.contract.requirements import agree, distribution, finite, require, trying
-from attnbench.interfaces import Attention, AttentionMap, Split, Task
+from attnbench.interfaces import Attention, Split, Task
 from attnbench.loading import Component
 from attnbench.registry import Registry
 from attnbench.schema import takes_score

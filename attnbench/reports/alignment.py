@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnbench.interfaces import AttentionMap
+from attnbench.answers import AttentionMap
 from attnbench.training.experiment import Experiment
 
 

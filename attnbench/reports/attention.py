@@ -21,7 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from attnbench.interfaces import AttentionMap
+from attnbench.answers import AttentionMap
 from attnbench.reports.tensorboard import EventLog
 from attnbench.training.experiment import Experiment
 

@@ -13,7 +13,8 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import Protocol
 
-from attnbench.interfaces import AttentionMap, Published
+from attnbench.answers import AttentionMap
+from attnbench.interfaces import Published
 from attnbench.reports import statistics
 from attnbench.reports.aggregate import bootstrap, improvement, interquartile_mean, samples
 from attnbench.reports.cells import Cell

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from attnbench.answers import AttentionMap, Prediction
 from attnbench.errors import UsageError
-from attnbench.interfaces import AttentionMap, Prediction
 from attnbench.reports.compare import printable
 
 

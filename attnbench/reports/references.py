@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from attnbench.answers import AttentionMap
 from attnbench.errors import UsageError, first_line
 from attnbench.files import write_text
-from attnbench.interfaces import AttentionMap
 from attnbench.reports.cells import Cell, from_json
 
 PERCENT = 100  # weights are kept in hundredths

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from attnbench.answers import AttentionMap
 from attnbench.config import OptimizerConfig
 from attnbench.errors import UsageError
-from attnbench.interfaces import Attention, AttentionMap, Task
+from attnbench.interfaces import Attention, Task
 from attnbench.kernels import sparse_rows
 from attnbench.training.batches import batch_size, first_examples
 from attnbench.training.optimizer import dense_gradient, lr_factor, make_optimizer

@@ -1,7 +1,6 @@
 """The report card of made-up cells, each number against one worked out by hand."""
 
 import csv
-import html
 import io
 import json
 import math
@@ -9,49 +8,15 @@ import re
 from statistics import fmean, stdev
 
 import pytest
-import torch
+from cards import GOOD, MIDDLE, POOR, card, cell
 from rich.cells import cell_len
 from scipy import stats
 
-from attnbench.contract.findings import Finding
-from attnbench.interfaces import AttentionMap, Published
 from attnbench.reports.card import MULTIHEAD, Card, at_chance, telling, verdict, width
 from attnbench.reports.card_export import FORMS, latex_table
 from attnbench.reports.card_figures import draw_rates
 from attnbench.reports.card_page import write_page
 from attnbench.reports.card_tables import told_apart
-from attnbench.reports.cells import Cell
-
-
-def cell(task, arm, values, *, longer=None, tried=(), floor=0.5, goal=1.0, state=100, curves=None):
-    """Make a cell of an accuracy, by chance 0.5: (0.75 is a score of 0.5)."""
-    metrics = {"test/accuracy": list(values)} | ({} if longer is None else {"test/accuracy_longer": list(longer)})
-    return Cell(
-        task=task,
-        arm=arm,
-        words=[f"attention={arm}"],
-        setting="hash",
-        metric="test/accuracy",
-        mode="max",
-        floor=floor,
-        goal=goal,
-        tried=list(tried),
-        lr=0.01,
-        seeds=list(range(len(values))),
-        metrics=metrics,
-        curves=[[(100, floor), (200, v)] for v in values] if curves is None else curves,
-        cpu_seconds=[2.0, 4.0, *([3.0] * len(values))][: len(values)],
-        parameters=1234,
-        state_size=state,
-        versions={"attnbench": "0.1.0", "torch": "2.13.0"},
-    )
-
-
-GOOD, MIDDLE, POOR = (1.0, 0.98, 0.99, 1.0, 0.97), (0.80, 0.79, 0.82, 0.81, 0.80), (0.51, 0.5, 0.52, 0.5, 0.51)
-
-
-def card(mine, references=(), tasks=("recall", "parity"), **others):
-    return Card("standard", list(tasks), range(5), [100], mine, references, **others)
 
 
 @pytest.fixture
@@ -313,87 +278,6 @@ def test_tune_says_how_soon_the_goal_was_reached_and_how_often(capsys):
 
     assert re.search(r"goal reached +2 of 3\n95% interval +0\.21 to 0\.94\nsteps to goal +150\n", out)
     assert re.search(r"CPU seconds +3\.0\nparameters +1,234\nstate +100\n", out)
-
-
-HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """A page of an arm with a hostile name among seven that ship, with everything that a card may hold."""
-    tasks, tried = ["recall", "parity"], [(0.003, 0.9), (0.01, 1.0), (0.03, 0.98)]
-    arms = [MULTIHEAD, "gla", "deltanet negative=true", *(f"other{n}" for n in range(7))]
-    shipped = [cell(task, arm, MIDDLE, longer=POOR, tried=tried) for task in tasks for arm in arms]
-    mine = [cell("recall", HOSTILE, GOOD, longer=MIDDLE, tried=tried, state=50)]
-    mine += [cell("parity", HOSTILE, POOR, longer=POOR, tried=tried, state=25)]
-    weights = torch.eye(4)[None]
-    looks = {
-        ("recall", arm): AttentionMap(weights, list("abcd"), list("wxyz"), title=arm) for arm in (HOSTILE, MULTIHEAD)
-    }
-    made = card(
-        mine,
-        shipped,
-        notes=["recall: </script><b>note</b>"],
-        laws={"attention=mine": [Finding("shapes", "passed"), Finding("causal", "excused", "order & point")]},
-        costs={HOSTILE: {512: 0.9, 2048: 0.5}, MULTIHEAD: {2048: 1.0}, "gla": {2048: 0.25}},
-        looks=looks,
-        published=[("recall", Published("accuracy .22", "Yang et al. 2024, table 1", "GLA, 512 tokens", "two layers"))],
-        command=f"python -m attnbench suite attention={HOSTILE}",
-        when="2026-11-27",
-        versions={"attnbench": "0.1.0", "torch": "2.13.0"},
-        processor="a processor",
-    )
-    path = tmp_path_factory.mktemp("card") / "report.html"
-    write_page(made, path)
-    return path
-
-
-def test_the_page_holds_the_verdict_the_table_the_protocol_and_the_published_numbers(report):
-    text = report.read_text(encoding="utf-8")
-    words = re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]*>", " ", text)))
-
-    assert f"{HOSTILE} has place 1 of 11 with a score of 0." in words
-    assert "Forward and backward at 2,048 keys take 0.5 times as long" in words
-    assert re.search(r"x onerror=alert\(1\)> 0\.\d\d 0\.\d\d to 0\.\d\d 0\.79 0\.77 to 0\.82 0\.02", words)
-    # the scores of recall are 0.8, 0.77, 0.81, 0.81, 0.77: 0.792 ± 2.776 · 0.0205 / √5
-    assert "It is at chance on parity." in words
-    assert "\\\\\n\\bottomrule\n" in text
-    assert "accuracy .22 GLA, 512 tokens two layers Yang et al. 2024, table 1" in words
-    assert "1 passed, 1 excused" in words and "excused: causal: order & point" in words
-    assert "0.003, 0.01, 0.03 0.01 0.01 to 0.03 (x3) 0, 1, 2, 3, 4 attnbench 0.1.0, torch 2.13.0" in words
-    assert "a processor" in words and "recall: </script><b>note</b>" in words
-
-
-def test_the_page_asks_the_network_for_nothing_and_runs_no_program(report):
-    text = report.read_text(encoding="utf-8")
-
-    assert not re.search(r"<script|<link|<iframe|@import|url\((?!#)|https?:", text)
-    assert set(re.findall(r'src="(\w+:[\w/]+)', text)) == {"data:image/png"}
-    assert {link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")} == set()
-    assert "__BODY__" not in text
-
-
-def test_text_is_escaped_also_in_figures(report):
-    text = report.read_text(encoding="utf-8")
-
-    assert "<img src=x" not in text
-    assert "<b>note" not in text
-
-
-def test_figures_take_their_colours_from_the_page(report):
-    drawings = re.findall(r"<svg.*?</svg>", report.read_text(encoding="utf-8"), re.DOTALL)
-
-    assert len(drawings) == 10  # profile, improvement, cost, state; scores, difficulty and rates of two tasks
-    assert all("var(--" in drawing for drawing in drawings)
-    assert not set(re.findall("#[0-9a-f]{6}", "".join(drawings)))
-
-
-def test_the_page_is_as_wide_as_its_window_and_its_letters_can_be_read(page):
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.locator("h1").inner_text() == f"Report card: {HOSTILE}"
-    heights = page.evaluate("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
-    assert len(heights) > 100
-    assert min(heights) >= 8
 
 
 def test_rates_are_drawn_for_cells_that_tried_some(tmp_path):
