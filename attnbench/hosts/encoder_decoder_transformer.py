@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attnbench.hosts.attend import attend
+from attnbench.hosts.attend import Unrolled, attend, prepare_keys
 from attnbench.hosts.encoder_decoder import Decoded
 from attnbench.hosts.transformer import Block, sinusoids
 from attnbench.interfaces import MakeAttention
+from attnbench.shapes import State
+
+
+class Written(NamedTuple):
+    """What a block of the decoder has to know of the tokens before.
+
+    Attributes:
+        tokens: of its self-attention, what `Attention.step` holds; None before the first token.
+        asked: of its attention to what was read.
+    """
+
+    tokens: State | None = None
+    asked: Unrolled = Unrolled()
 
 
 class CrossBlock(nn.Module):
@@ -24,14 +40,30 @@ class CrossBlock(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, mlp * width), nn.GELU(), nn.Linear(mlp * width, width))
 
     def forward(
-        self, x: Float[Tensor, "B T D"], states: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 S"], need_weights: bool
-    ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
-        """Return the block's output, and the weights over what was read, if needed."""
+        self, x: Float[Tensor, "B T D"], states: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 S"]
+    ) -> Float[Tensor, "B T D"]:
+        """Return the block's output."""
         x, _ = self.block(x, None, False, None)
-        h = self.norms[0](x)
-        context, weights = attend(self.attention, h, states, states, mask, need_weights=need_weights)
+        context, _ = attend(self.attention, self.norms[0](x), states, states, mask, need_weights=False)
         x = x + self.out_proj(context)
-        return x + self.feed(self.norms[1](x)), weights
+        output: Tensor = x + self.feed(self.norms[1](x))
+        return output
+
+    def step(
+        self,
+        x: Float[Tensor, "B 1 D"],
+        before: Written,
+        look: Callable[..., tuple[Tensor, Unrolled]],
+        *,
+        need_weights: bool,
+    ) -> tuple[Float[Tensor, "B 1 D"], Written]:
+        """Return `forward`'s last row, and what it takes to go on; `look` knows what was read (`prepare_keys`)."""
+        h = self.block.norms[0](x)
+        context, tokens = self.block.attention.step(h, h, h, before.tokens)
+        x = x + self.block.out_proj(context)
+        context, asked = look(self.norms[0](x), before.asked, need_weights=need_weights)
+        x = x + self.out_proj(context)
+        return x + self.feed(self.norms[1](x)), Written(tokens, asked)
 
 
 class EncoderDecoderTransformer(nn.Module):
@@ -109,7 +141,11 @@ class EncoderDecoderTransformer(nn.Module):
     def features(self, source: Int[Tensor, "B S"], target: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Return what `out` makes the logits of, for a loss that needs not all of them."""
         start = torch.full_like(target[:, :1], self.start)
-        return self._write(torch.cat([start, target[:, :-1]], dim=1), *self.encode(source))[0]
+        (states, mask), x = self.encode(source), self._placed(self.embed(torch.cat([start, target[:, :-1]], dim=1)))
+        for block in self.decoder:
+            x = block(x, states, mask)
+        features: Tensor = self.norms[1](x)
+        return features
 
     def greedy(self, source: Int[Tensor, "B S"], length: int, *, need_weights: bool = False) -> Decoded:
         """Write one token after the other, the likeliest each time, until each target has ended or is `length` long.
@@ -117,26 +153,23 @@ class EncoderDecoderTransformer(nn.Module):
         The weights are those of the last block over what was read.
         """
         states, mask = self.encode(source)
-        tokens = torch.full((len(source), 1), self.start, device=source.device)
-        ended = torch.zeros_like(tokens, dtype=torch.bool)
-        while tokens.shape[1] <= length and not bool(ended.all()):
-            features, _ = self._write(tokens, states, mask)
-            token = self.out(features[:, -1:]).argmax(dim=-1).masked_fill(ended, self.pad)
-            tokens, ended = torch.cat([tokens, token], dim=1), ended | (token == self.end)
-        need_weights = need_weights and all(m.attention.has_weights for m in self.decoder if isinstance(m, CrossBlock))
-        weights = self._write(tokens[:, :-1], states, mask, need_weights=True)[1] if need_weights else None
-        return Decoded(tokens[:, 1:], weights)
+        blocks = [block for block in self.decoder if isinstance(block, CrossBlock)]
+        looks = [prepare_keys(block.attention, states, states, mask) for block in blocks]
+        written, tokens, weights = [Written() for _ in blocks], [], []
+        token = torch.full((len(source), 1), self.start, device=source.device)
+        ended = torch.zeros_like(token, dtype=torch.bool)
+        while len(tokens) < length and not bool(ended.all()):
+            x = self._placed(self.embed(token), len(tokens))
+            for i, (block, look) in enumerate(zip(blocks, looks, strict=True)):
+                x, written[i] = block.step(x, written[i], look, need_weights=need_weights and block is blocks[-1])
+            token = self.out(self.norms[1](x)).argmax(dim=-1).masked_fill(ended, self.pad)
+            ended = ended | (token == self.end)
+            tokens.append(token)
+            if need_weights and (of_last := written[-1].asked.weights) is not None:
+                weights.append(of_last)
+        return Decoded(torch.cat(tokens, dim=1), torch.cat(weights, dim=2) if weights else None)
 
-    def _write(
-        self, tokens: Tensor, states: Tensor, mask: Tensor, *, need_weights: bool = False
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B H T S"] | None]:
-        """Return the features of what follows each token, and the last block's weights over what was read."""
-        x, weights = self._placed(self.embed(tokens)), None
-        for block in self.decoder:
-            x, weights = block(x, states, mask, need_weights)
-        return self.norms[1](x), weights
-
-    def _placed(self, embedded: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Scale embeddings to about 1, as the paper does, and add the places'."""
+    def _placed(self, embedded: Float[Tensor, "B T D"], first: int = 0) -> Float[Tensor, "B T D"]:
+        """Scale embeddings to about 1, as the paper does, and add the places', of which `first` is the first."""
         scale: float = embedded.shape[2] ** 0.5
-        return embedded * scale + sinusoids(*embedded.shape[1:]).to(embedded)
+        return embedded * scale + sinusoids(first + embedded.shape[1], embedded.shape[2])[first:].to(embedded)

@@ -3,7 +3,9 @@
     python tests/benchmarks/stepwise.py
 
 Ten queries, no gradients. The three take turns in one process, so that the machine's changes of speed hit them alike.
-Printed: the median CPU milliseconds of each, and the median ratio, turn by turn, to the call with all queries.
+Printed: the median CPU milliseconds of each, and the median ratio, turn by turn, to the call with all queries. Then the
+same of the Transformer that translates, which writes ten words of a source of so many keys: over writing them with keys
+projected anew.
 """
 
 import statistics
@@ -13,9 +15,10 @@ from functools import partial
 import torch
 
 import attnbench
-from attnbench.hosts import Unrolled, attend_next, prepare_keys
+from attnbench.hosts import EncoderDecoderTransformer, Unrolled, attend_next, encoder_decoder_transformer, prepare_keys
 
 B, Q, K, D, TURNS = 32, 10, 60, 128, 20
+VOCABULARY = 1000
 MECHANISMS = (("soft", "additive"), ("soft", "bilinear"), ("soft", "cosine"), ("multihead", "scaled_dot"))
 
 
@@ -24,6 +27,49 @@ def one_by_one(ask, query):
     state = Unrolled()
     for t in range(Q):
         _, state = ask(query[:, t : t + 1], state)
+
+
+def keys_anew(attention, key, value, mask):
+    """Return what `prepare_keys` does, without preparing."""
+    return lambda query, state, **options: attend_next(attention, query, key, value, mask, state, **options)
+
+
+def in_turns(*ways):
+    """Return the CPU milliseconds of each way, turn by turn."""
+    times = [[] for _ in ways]
+    for _ in range(TURNS):
+        for way, taken in zip(ways, times, strict=True):
+            start = time.process_time()
+            way()
+            taken.append((time.process_time() - start) * 1e3)
+    return times
+
+
+def ratios(times):
+    """Return the median of each, and the median ratio to the first, as text."""
+    line = f"{statistics.median(times[0]):10.1f}"
+    for taken in times[1:]:
+        ratio = statistics.median(t / whole for t, whole in zip(taken, times[0], strict=True))
+        line += f"{statistics.median(taken):10.1f}{ratio:7.2f}x"
+    return line
+
+
+def decoder():
+    """Write with the Transformer, its keys anew at each word or prepared once."""
+
+    def make_attention(*widths):
+        widths = dict(zip(("query_dim", "key_dim", "value_dim"), widths, strict=True))
+        return attnbench.build("attention", "multihead", scoring="scaled_dot", **widths)
+
+    model = EncoderDecoderTransformer(make_attention, VOCABULARY, source_vocabulary=VOCABULARY, width=D, end=-1).eval()
+    source = torch.randint(3, VOCABULARY, (B, K))
+
+    def write(prepare):
+        encoder_decoder_transformer.prepare_keys = prepare
+        model.greedy(source, Q)
+
+    print(f"{'':24}{'each anew':>10}{'prepared once':>18}")
+    print(f"{'the Transformer writes':24}{ratios(in_turns(partial(write, keys_anew), partial(write, prepare_keys)))}")
 
 
 @torch.no_grad()
@@ -38,24 +84,12 @@ def main():
     for name, scoring in MECHANISMS:
         attention = attnbench.build("attention", name, scoring=scoring, query_dim=D, key_dim=D, value_dim=D).eval()
 
-        def anew(query, state, attention=attention):
-            return attend_next(attention, query, key, key, mask, state)
-
         def prepared(attention=attention):
             one_by_one(prepare_keys(attention, key, key, mask), query)
 
-        ways = (partial(attention, query, key, key, mask), partial(one_by_one, anew, query), prepared)
-        times = [[] for _ in ways]
-        for _ in range(TURNS):
-            for way, taken in zip(ways, times, strict=True):
-                start = time.process_time()
-                way()
-                taken.append((time.process_time() - start) * 1e3)
-        line = f"{name + ' ' + scoring:24}{statistics.median(times[0]):10.1f}"
-        for taken in times[1:]:
-            ratio = statistics.median(t / whole for t, whole in zip(taken, times[0], strict=True))
-            line += f"{statistics.median(taken):10.1f}{ratio:7.2f}x"
-        print(line, flush=True)
+        anew = partial(one_by_one, keys_anew(attention, key, key, mask), query)
+        print(f"{name + ' ' + scoring:24}{ratios(in_turns(partial(attention, query, key, key, mask), anew, prepared))}")
+    decoder()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ def host(name="multihead", scoring="scaled_dot", **options):
     return EncoderDecoderTransformer(make_attention, V, source_vocabulary=V, width=D, **options)
 
 
-@pytest.mark.parametrize(("name", "scoring"), [("multihead", "scaled_dot"), ("soft", "rope"), ("location_aware", None)])
+@pytest.mark.parametrize(
+    ("name", "scoring"),
+    [("multihead", "scaled_dot"), ("soft", "rope"), ("local", "bilinear"), ("location_aware", None), ("uniform", None)],
+)
 def test_greedy_decoding_says_what_teacher_forcing_would(name, scoring):
     model = host(name, scoring, end=-1)
     tokens, weights = model.greedy(SOURCE, 7, need_weights=True)
@@ -30,6 +33,22 @@ def test_greedy_decoding_says_what_teacher_forcing_would(name, scoring):
     assert weights.shape == (3, weights.shape[1], 7, 5)
     assert not weights[1, ..., 3:].any()
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, weights.shape[1], 7))
+
+
+@pytest.mark.parametrize("name", ["gla", "deltanet", "linear_attention"])
+def test_a_running_state_decodes_what_teacher_forcing_would(name):
+    model = host(name, None, end=-1).double()
+    tokens, _ = model.greedy(SOURCE, 7)
+    assert torch.equal(model(SOURCE, tokens).argmax(-1), tokens)
+
+
+def test_what_was_read_is_prepared_once_for_each_block(monkeypatch):
+    model, prepared = host(layers=3, end=-1), []
+    kind = type(model.decoder[0].attention)
+    prepare = kind.prepare
+    monkeypatch.setattr(kind, "prepare", lambda module, *args: prepared.append(module) or prepare(module, *args))
+    model.greedy(SOURCE, 7)
+    assert prepared == [block.attention for block in model.decoder]
 
 
 def test_what_stands_behind_a_source_changes_nothing():

@@ -221,7 +221,10 @@ class TuringMachine(nn.Module):
         return State(reads, memory, controller, tuple(heads))
 
     def attend(self, number: int, h: Tensor, memory: Tensor, heads: list[Unrolled]) -> Float[Tensor, "B D"]:
-        """Return what a head sees; what it has to know at the next step replaces what it knew."""
+        """Return what a head sees; what it has to know at the next step replaces what it knew.
+
+        Nothing is prepared: each head projects rows with a module of its own, once between two changes of the memory.
+        """
         head: Any = self.heads[number]
         context, heads[number] = attend_next(head, h, memory, memory, None, heads[number])
         return context.squeeze(1)
