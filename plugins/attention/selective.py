@@ -11,6 +11,9 @@ from attnbench import Attention, MakeScore, Register, append, causal_mask, hide_
 from attnbench.heads import head_width, merge_heads, split_heads
 from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
+#: Queries that are worked on at once: a block's scores fit a processor's cache, and keys behind it take none.
+BLOCK = 64
+
 
 class Selective(Attention):
     """One head's scores also select what later queries leave out (Leviathan et al. 2024, arXiv:2410.02703).
@@ -65,10 +68,24 @@ class Selective(Attention):
             split_heads(project(x), self.num_heads)
             for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
-        scores = self.score(q, k)
-        selected = selections(scores, mask).cumsum(dim=-2)
-        weights = less(scores, F.pad(selected, (0, 0, 1, 0))[:, :-1], mask)
-        return self.out_proj(merge_heads(weights @ v)), weights if need_weights else None
+        Q, K = query.shape[1], key.shape[1]
+        whole = isinstance(Q, torch.SymInt) or Q <= BLOCK  # torch.export traces for any Q: no loop can be
+        selected = q.new_zeros(q.shape[0], 1, K, dtype=torch.promote_types(q.dtype, torch.float32))
+        heads, weights = [], []
+        for first in (0,) if whole else range(0, Q, BLOCK):
+            rows = slice(None) if whole else slice(first, first + BLOCK)
+            seen = min(first + BLOCK, K) if causal and not whole else K
+            may = None if mask is None else mask[:, rows if mask.shape[1] > 1 else slice(None), :seen]
+            places = (torch.arange(Q, device=q.device)[rows],) if self.score.positional else ()
+            scores = self.score(q[:, :, rows], k[:, :, :seen], *places)
+            sums = F.pad(selections(scores, may, first).cumsum(dim=1), (0, 0, 1, 0)) + selected[..., :seen]
+            shares = less(scores, sums[:, :-1], may)
+            selected = F.pad(sums[:, -1:], (0, K - seen))
+            heads.append(shares @ v[:, :, :seen])
+            if need_weights:
+                weights.append(F.pad(shares, (0, K - seen)))
+        context = self.out_proj(merge_heads(torch.cat(heads, dim=2)))
+        return context, torch.cat(weights, dim=2) if need_weights else None
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to all projected keys and values so far, and add to what is selected of them."""

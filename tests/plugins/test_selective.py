@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from attnbench.plugins.attention import selective as module
 
 import attnbench
 
@@ -53,8 +54,10 @@ def test_what_a_query_selects_is_left_out_by_those_behind_it_in_all_heads():
     torch.testing.assert_close(weights[3], torch.tensor([2, 1, 2, 2], dtype=torch.float64) / 7)
 
 
+@pytest.mark.parametrize("block", [7, 3])
 @pytest.mark.parametrize("kind", ["causal", "none", "padding", "random"])
-def test_selective_is_its_equation_in_a_loop(kind):
+def test_selective_is_its_equation_in_a_loop_whatever_the_block(kind, block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)
     attention, x = selective(num_heads=2), 3 * torch.randn(2, 7, 8, dtype=torch.float64)
     mask = None
     if kind == "padding":
