@@ -83,7 +83,8 @@ def fetch(
 
     Args:
         url: where it is.
-        sha256: its checksum, in hexadecimal; None where the address serves what is newest.
+        sha256: its checksum, in hexadecimal. None where the address serves what is newest, so that nobody can know it:
+            that of what came is then kept beside it, in NAME.sha256, and a file that is no longer that is fetched anew.
         folder: of the cache, named after the task.
         filename: its name there; the last part of the url if None.
         size: for the line that announces the download, such as "84 MB".
@@ -98,6 +99,10 @@ def fetch(
     path = folder / (filename or url.rstrip("/").rpartition("/")[2])
     advice = f"start again, or {instead}" if instead else "start again"
     pooch.get_logger().setLevel("WARNING")
+    kept = folder / f"{path.name}.sha256"
+    if sha256 is None and path.exists() and kept.exists() and kept.read_text() != pooch.file_hash(path):
+        announce(folder.name, f"{path} is not what was downloaded; it is downloaded anew")
+        path.unlink()
     if not path.exists():
         announce(folder.name, f"downloading {url}{f' ({size})' if size else ''} to {folder}")
     try:
@@ -105,6 +110,8 @@ def fetch(
             named = {"User-Agent": "attnbench"}  # some servers refuse the library's own name
             progress = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=60, headers=named)
             pooch.retrieve(url, sha256 and f"sha256:{sha256}", path.name, folder, downloader=progress)
+            if sha256 is None:
+                kept.write_text(pooch.file_hash(path))
     except UsageError:
         raise
     except ValueError as error:

@@ -62,6 +62,45 @@ def test_a_file_that_was_altered_is_fetched_anew(url, tmp_path):
     assert handler.requests == 2
 
 
+def test_of_an_address_that_serves_what_is_newest_what_came_is_kept(url, tmp_path, capsys):
+    address, handler = url
+    path = downloads.fetch(address, None, tmp_path / "mine")
+    assert path.with_name("small.txt.sha256").read_text() == SHA256
+    (tmp_path / "served/small.txt").write_bytes(b"newer\n")
+    assert downloads.fetch(address, None, tmp_path / "mine").read_bytes() == CONTENT
+    assert handler.requests == 1
+    capsys.readouterr()
+    path.write_bytes(b"altered")
+    assert downloads.fetch(address, None, tmp_path / "mine").read_bytes() == b"newer\n"
+    assert capsys.readouterr().err.startswith(f"mine: {path} is not what was downloaded; it is downloaded anew\n")
+    assert downloads.fetch(address, None, tmp_path / "mine").read_bytes() == b"newer\n"
+    assert handler.requests == 2
+
+
+def test_what_a_user_has_put_there_is_taken_where_no_checksum_is_known(url, tmp_path):
+    address, handler = url
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/small.txt").write_bytes(b"brought along")
+    assert downloads.fetch(address, None, tmp_path / "mine").read_bytes() == b"brought along"
+    assert handler.requests == 0
+
+
+@pytest.mark.parametrize("sha256", [SHA256, None])
+def test_what_is_cut_off_on_the_way_is_not_kept(url, tmp_path, sha256):
+    address, handler = url
+
+    def cut(self):
+        self.send_response(200)
+        self.send_header("Content-Length", len(CONTENT))
+        self.end_headers()
+        self.wfile.write(CONTENT[:5])
+
+    handler.do_GET = cut
+    with pytest.raises(attnbench.UsageError, match=r"small.txt: cannot be downloaded \(.*\); start again"):
+        downloads.fetch(address, sha256, tmp_path / "mine")
+    assert not (tmp_path / "mine/small.txt").exists()
+
+
 def test_what_has_another_checksum_is_refused_and_not_kept(url, tmp_path):
     address, _ = url
     with pytest.raises(attnbench.UsageError, match="by its checksum this is not the file expected; start again, or do"):

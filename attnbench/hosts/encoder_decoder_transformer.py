@@ -155,7 +155,9 @@ class EncoderDecoderTransformer(nn.Module):
         states, mask = self.encode(source)
         blocks = [block for block in self.decoder if isinstance(block, CrossBlock)]
         looks = [prepare_keys(block.attention, states, states, mask) for block in blocks]
-        written, tokens, weights = [Written() for _ in blocks], [], []
+        written = [Written() for _ in blocks]
+        tokens: list[Tensor] = []
+        weights: list[Tensor] = []
         token = torch.full((len(source), 1), self.start, device=source.device)
         ended = torch.zeros_like(token, dtype=torch.bool)
         while len(tokens) < length and not bool(ended.all()):

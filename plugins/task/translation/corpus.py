@@ -23,9 +23,13 @@ def fetch(folder: Path) -> Path:
     """Download the English-French pairs of Tatoeba, as ManyThings serves them, once.
 
     Raises:
-        UsageError: there is no network, or no room.
+        UsageError: there is no network, or no room, or what came is no archive.
     """
-    return downloads.fetch(URL, None, folder, size="7 MB", instead=OWN_FILE)
+    path = downloads.fetch(URL, None, folder, size="7 MB", instead=OWN_FILE)
+    if not zipfile.is_zipfile(path):
+        path.unlink()
+        raise UsageError(f"{URL}: what came is no archive; start again, or {OWN_FILE}")
+    return path
 
 
 def read(path: Path) -> str:

@@ -7,6 +7,7 @@ from attnbench.plugins.task.translation import corpus
 
 from attnbench import UsageError, downloads
 
+FETCH = corpus.fetch  # while tests run, made-up pairs stand in its place
 TEXT = "".join(f"Number {n} is here.\tLe numéro {n} est ici.\tCC-BY\n" for n in range(40))
 
 
@@ -86,3 +87,13 @@ def test_without_a_network_the_line_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.retrieve", offline)
     with pytest.raises(UsageError, match=r"cannot be downloaded .*; start again, or use a file .* task\.file=PATH$"):
         downloads.fetch(corpus.URL, None, tmp_path, instead=corpus.OWN_FILE)
+
+
+def test_a_page_in_place_of_the_archive_is_a_line_and_not_kept(tmp_path, monkeypatch):
+    def page(url, known_hash, name, folder, **options):
+        (folder / name).write_text("<html>log in to this network</html>")
+
+    monkeypatch.setattr("pooch.retrieve", page)
+    with pytest.raises(UsageError, match=r"fra-eng\.zip: what came is no archive; start again, or use a file .* task"):
+        FETCH(tmp_path)
+    assert not (tmp_path / "fra-eng.zip").exists()
