@@ -383,8 +383,8 @@ def predict(folder: Path, registry: Registry, text: str) -> Prediction:
     config, checkpoint = run_folder.load(folder, registry, []), run_folder.best_checkpoint(folder)
     able = [c.name for c in registry.of("task") if c.cls.predict is not Task.predict]
     if config.task.name not in able:
-        others = f"a run of task={' or '.join(able)} does; `evaluate {folder}` measures this one"
-        raise UsageError(f"task={config.task.name} answers no texts; {others}")
+        instead = f"`evaluate {folder}` measures it, TensorBoard has its pictures; tasks that answer: {', '.join(able)}"
+        raise UsageError(f"task={config.task.name} answers no texts: {instead}")
     task, model = build(config, registry, folder, data=False)
     experiment = Experiment(task, model, OptimizerConfig(), total_steps=1)
     load_weights(experiment, run_folder.read_checkpoint(checkpoint), checkpoint)

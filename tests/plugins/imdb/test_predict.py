@@ -106,7 +106,7 @@ def test_a_task_without_texts_says_which_has(cli, ran, monkeypatch):
     monkeypatch.setattr(Imdb, "predict", attnbench.Task.predict)
     said = cli("predict", "ran", "text")
     assert said.code == 2
-    assert re.search("task=imdb answers no texts; a run of task=.*date.* does", said.err)
+    assert re.search("task=imdb answers no texts: `evaluate .*` measures it, .*; tasks that answer: .*date, ", said.err)
 
 
 @pytest.mark.parametrize(
