@@ -81,15 +81,22 @@ class EventLog(TensorBoardLogger):
         self.experiment.flush()
 
     def layout(self, metrics: Iterable[str]) -> None:
-        """Lay out the Custom Scalars page: train and val of a quantity in one chart, the same in every run."""
+        """Lay out the Custom Scalars page: train and val of a quantity in one chart, the same in every run.
+
+        A metric `name` that has slices, `name_slice`, has one chart more, with all of them.
+        """
         looking = ("alignment", "alignment_argmax", "entropy", "head_disagreement")
+        metrics = list(metrics)
+        slices = {name: [other for other in metrics if other.startswith(f"{name}_")] for name in metrics}
         charts: dict[str, dict[str, tuple[str, ...]]] = {
             "train and val": {name: (f"train/{name}", f"val/{name}", f"test/{name}") for name in ("loss", *metrics)},
+            "val, by slice": {n: tuple(f"val/{m}" for m in (n, *others)) for n, others in slices.items() if others},
             "where it looks": {name: (f"attention/{name}",) for name in looking},
         }
         layout = {
             page: {name: ["Multiline", [f"{tag}$" for tag in tags]] for name, tags in group.items()}  # patterns
             for page, group in charts.items()
+            if group
         }
         self.experiment.add_custom_scalars(layout)
 

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from torch.utils.tensorboard import SummaryWriter
 
-from attnbench.reports.tensorboard import rewind
+from attnbench.reports.tensorboard import EventLog, rewind
 
 
 @pytest.fixture
@@ -65,6 +65,17 @@ def test_the_custom_scalars_lay_train_over_val(events):
 
     assert {"train/loss$", "val/loss$"} <= set(charts["loss"])
     assert charts["alignment"] == ["attention/alignment$"]
+
+
+def test_slices_of_a_metric_are_laid_out_in_one_chart(tmp_path):
+    log = EventLog(tmp_path)
+    log.layout(["bleu", "exact_match", "bleu_1-4", "bleu_5-6"])
+    log.save()
+    (held,) = EventAccumulator(str(tmp_path)).Reload().Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(held.tensor_proto.string_val[0])
+    (page,) = [page for page in layout.category if page.title == "val, by slice"]
+    charts = {chart.title: list(chart.multiline.tag) for chart in page.chart}
+    assert charts == {"bleu": ["val/bleu$", "val/bleu_1-4$", "val/bleu_5-6$"]}
 
 
 def test_every_validation_is_a_point_of_the_same_curves(events):
