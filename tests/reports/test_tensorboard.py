@@ -101,11 +101,13 @@ def test_a_run_that_was_prolonged_shows_what_it_has_now(tmp_path, cli, events):
 
 
 def test_points_that_a_resumed_run_draws_again_are_taken_out_so_that_nobody_is_warned(tmp_path, caplog):
-    for steps in ((1, 2, 3, 4), (3, 4)):  # stopped after a checkpoint at 2
+    for number, steps in enumerate([(1, 2, 3, 4), (3, 4)]):  # stopped after a checkpoint at 2
         rewind(tmp_path, 2)
-        with SummaryWriter(str(tmp_path), filename_suffix=str(len(steps))) as writer:
+        with SummaryWriter(str(tmp_path), filename_suffix=".new") as writer:
             for step in steps:
                 writer.add_scalar("val/loss", len(steps) * 10 + step, step)
+        (written,) = tmp_path.glob("*.new")
+        written.rename(tmp_path / f"events.out.tfevents.{number}")  # files are read in the order of their names
     read = EventAccumulator(str(tmp_path))
     read.Reload()
 
