@@ -30,6 +30,7 @@ from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memo
 from attnbench.files import whole, writable
 from attnbench.registry import Registry
 from attnbench.schema import format_value
+from attnbench.startup import end_imports
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up, sweep_folder
 from attnbench.words import add_forms, complaint, make_parser, read_words, remember_sweep, with_forms
@@ -224,6 +225,7 @@ def resume(registry: Registry, folder: Path, overrides: list[str]) -> None:
     """Go on with the run of a folder, to the result it would have had."""
     from attnbench import run
 
+    end_imports()
     run.resume(folder, registry, overrides)
 
 
@@ -344,6 +346,7 @@ def dispatch(words: list[str]) -> None:
 
             show_help(registry, COMMANDS)
         elif word in COMMANDS:
+            end_imports()
             COMMANDS[word](registry, words[1:])
         elif word and "=" not in word and not word.startswith(("-", "+", "~")):
             raise UsageError(f"{word}: no such command; {nearest(word, COMMANDS)}; a run is GROUP=NAME")

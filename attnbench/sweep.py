@@ -29,6 +29,7 @@ from attnbench.errors import IncompatibleError, Interrupted, UsageError, first_l
 from attnbench.registry import Registry
 from attnbench.run_folder import DISPLAY_OPTIONS, find, fingerprint, flat, plain, typed
 from attnbench.schema import takes_score
+from attnbench.startup import end_imports
 
 #: Where the jobs of a sweep find its journal; the processes of launchers inherit it.
 JOURNAL = "ATTNBENCH_SWEEP"
@@ -159,6 +160,7 @@ class Job:
     def _run(self, config: DictConfig, folder: Path, overrides: list[str]) -> None:
         from attnbench.run import run
 
+        end_imports()
         if self.worker:
             config.trainer.progress_bar = False  # several would write over each other
         run(config, folder, self.registry, overrides)

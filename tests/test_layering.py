@@ -153,3 +153,24 @@ def test_what_a_run_needs_does_not_bring_torchs_compiler_of_extensions():
     program = "import sys, attnbench.run; print('HEAVY', 'torch.utils.cpp_extension' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "HEAVY False" in said.stdout
+
+
+@pytest.mark.parametrize("words", [["list"], ["task=date"], ["resume=runs"]], ids=lambda words: words[0])
+def test_a_command_collects_no_garbage_until_all_is_imported(words, tmp_path):
+    program = (
+        f"import gc, sys; sys.argv = ['attnbench', *{words}];"
+        "from attnbench.__main__ import main; import attnbench.run;"
+        "said = lambda *args, **options: print('COLLECTS', gc.isenabled(), gc.get_freeze_count() > 100_000);"
+        "attnbench.run.run = attnbench.run.resume = said;"
+        "print('IMPORTS', gc.isenabled()); main(); said()"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "IMPORTS False" in said.stdout
+    assert "COLLECTS True True" in said.stdout
+    assert "COLLECTS False" not in said.stdout
+
+
+def test_a_program_that_imports_attnbench_goes_on_collecting_garbage():
+    program = "import attnbench, gc; print(gc.isenabled())"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "True\n"
