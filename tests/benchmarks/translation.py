@@ -2,7 +2,8 @@
 
     python tests/benchmarks/translation.py RUNS PICTURE.png
 
-Of all runs of task=translation below RUNS: means over seeds, bars from the least to the largest. The table is printed.
+Of all runs of task=translation below RUNS: means over seeds, bars from the least to the largest. The table is printed,
+and with it BLEU over all test sources of 9 and more words together, of each run's best checkpoint.
 """
 
 import json
@@ -11,9 +12,16 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 
+import torch
 from matplotlib.figure import Figure
 
-from attnbench.config import mechanism
+from attnbench import run, run_folder
+from attnbench.config import OptimizerConfig, mechanism
+from attnbench.registry import Registry
+from attnbench.training.experiment import Experiment
+from attnbench.training.trainer import load_weights
+
+LONG = ("9-10", "11-12")
 
 
 def read(folder):
@@ -22,10 +30,28 @@ def read(folder):
     for path in sorted(folder.glob("**/result.json")):
         result = json.loads(path.read_text())
         if result["task"] == "translation" and result["status"] == "completed":
+            of_mechanism = found[mechanism(result["attention"], result["scoring"])]
             for tag, value in result["metrics"].items():
                 if tag.startswith("test/"):
-                    found[mechanism(result["attention"], result["scoring"])][tag].append(value)
+                    of_mechanism[tag].append(value)
+            of_mechanism["9 and more words"].append(of_long_sources(path.parent))
+            of_mechanism["CPU seconds"].append(result["cpu_seconds"])
     return found
+
+
+@torch.no_grad()
+def of_long_sources(folder):
+    """Return a run's BLEU over the test sources of 9 and more words together."""
+    registry = Registry.load()
+    task, model = run.build(run_folder.load(folder, registry, []), registry, folder)
+    checkpoint = run_folder.best_checkpoint(folder)
+    experiment = Experiment(task, model, OptimizerConfig(), total_steps=1)
+    load_weights(experiment, run_folder.read_checkpoint(checkpoint), checkpoint)
+    data, metrics = task.data("test"), task.metrics()
+    task.evaluate(
+        model.eval(), data[[i for i, row in enumerate(data.source.tolist()) if task._group(row) in LONG]], metrics
+    )
+    return float(metrics["bleu"].compute())
 
 
 def main():
@@ -42,7 +68,7 @@ def main():
         axis.errorbar(
             names, means, reach, fmt="o-", capsize=3, label=f"{name}: {fmean(values['test/bleu']):.1f} of all"
         )
-        for tag in ("test/bleu", *groups, "test/exact_match", "test/loss"):
+        for tag in ("test/bleu", *groups, "9 and more words", "test/exact_match", "test/loss", "CPU seconds"):
             print(f"{name:16} {tag:18} {fmean(values[tag]):8.3f}  ", "  ".join(f"{value:.3f}" for value in values[tag]))
     axis.set(xlabel="words of the source", ylabel="BLEU", ylim=(0, None))
     axis.legend()
