@@ -15,7 +15,7 @@ def draw_pictures(folder, steps, examples=2):
     with SummaryWriter(str(folder)) as writer:
         for step in steps:
             for example in range(examples):
-                image = np.full((8, 12, 3), step % 256, dtype=np.uint8)
+                image = np.full((8, 700 if example else 12, 3), step % 256, dtype=np.uint8)
                 writer.add_image(f"attention/{example}", image, step, dataformats="HWC")
 
 
@@ -130,6 +130,13 @@ def test_a_picture_opens_at_its_own_size_or_larger(page):
     large = page.locator("#close-up img")
     assert large.is_visible()
     assert large.evaluate("image => image.clientWidth >= image.naturalWidth")
+
+
+def test_a_wide_picture_has_a_row_of_its_own(page):
+    page.locator("section .bar select").last.select_option(value="1")
+    page.locator(".wall .wide").first.wait_for()
+    width = page.locator(".wall img").first.evaluate("image => image.clientWidth")
+    assert width == 700 or width > page.locator(".wall").evaluate("wall => wall.clientWidth") - 40
 
 
 def test_what_comes_from_a_run_folder_is_shown_as_text(page):
