@@ -133,7 +133,7 @@ def test_a_picture_opens_at_its_own_size_or_larger(page):
 
 
 def test_a_wide_picture_has_a_row_of_its_own(page):
-    page.locator("section .bar select").last.select_option(value="1")
+    page.locator("section .bar select").last.select_option(index=1)
     page.locator(".wall .wide").first.wait_for()
     width = page.locator(".wall img").first.evaluate("image => image.clientWidth")
     assert width == 700 or width > page.locator(".wall").evaluate("wall => wall.clientWidth") - 40
