@@ -85,9 +85,10 @@ def decayed_linear(
             C = _chunk_size(chunk, kf, 32 if a is None else 16)
             contexts = []
             for kc, qc, vc, ac in _parts(C, kf, qf, vf, a):
+                vc = vc.contiguous()  # for two products
                 (pairs,), (read,), reach, gate = _pairs((qc,), kc, ac)
                 before, S = _scan(gate, reach.mT @ vc, S)
-                contexts.append(pairs @ vc + read @ before)
+                contexts.append(_plus(pairs @ vc, read, before))
             context = _join(contexts, qf.shape[1])
         else:
             reach = _decay(kf, _suffix(a))
@@ -140,15 +141,17 @@ def delta_rule(
         widths = (vf.shape[-1], kf.shape[-1])  # of U and W: v_t - S'ᵀ k_t, times beta_t, is U - W S
         contexts = []
         for kc, vc, bc, ac, qc in _parts(C, kf, vf, b, a, qf if causal else None):
+            kc = kc.contiguous()  # for several products
             rows = (bc * kc,) if qc is None else (bc * kc, qc)
             (recalled, *seen), (recall, *reads), reach, gate = _pairs(rows, kc, ac)
             sides = torch.cat((bc * vc, recall), dim=-1)
-            solved = torch.linalg.solve_triangular(recalled, sides, upper=False, unitriangular=True)
+            # transposed, since so a row-major result needs no copies
+            solved = torch.linalg.solve_triangular(recalled.mT, sides.mT, upper=True, left=False, unitriangular=True).mT
             added, lost = (reach.mT @ solved).split(widths, dim=-1)
             before, S = _affine_scan((kept if gate is None else kept * gate.mT) - lost, added, S)
             if qc is not None:
                 new, old = (seen[0] @ solved).split(widths, dim=-1)
-                contexts.append(new + (reads[0] - old) @ before)
+                contexts.append(_plus(new, reads[0] - old, before))
         context = _join(contexts, qf.shape[1]) if causal else qf @ S
     return _finish(q, v, context, weights, S)
 
@@ -185,20 +188,37 @@ def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> _Pairs:
     """Do as `_pairs`, in blocks of 1 key, of 2, of 4 and so on, each made of two of half its size.
 
     What the second half of a block sees of the first is a product of matrices, in which both are decayed as far as the
-    border between them; then both are decayed on, as far as the ends of the block.
+    border between them; then both are decayed on, as far as the ends of the block: in their place where no backward
+    pass will want what they were.
     """
-    gate, half = a.exp(), 1
-    A = [(row * k).sum(dim=-1, keepdim=True).unsqueeze(-1) for row in rows]  # [..., blocks, half, half]
+    gate, half, recorded = a.exp(), 1, _recorded()
+    k = k if recorded else k * torch.ones_like(gate)  # a copy; under torch.func.vmap batched where gate is
     q = [row * gate for row in rows]
+    A = [(row * k).sum(dim=-1) for row in rows]
+    A = [x.unsqueeze(-1).unsqueeze(-1) if recorded else torch.diag_embed(x) for x in A]  # recorded [..., blocks, 1, 1]
     while half < a.shape[-2]:
         (k1, k2), (gate1, gate2) = _halves(k, half), _halves(gate, 1)
         for i, (q1, q2) in enumerate([_halves(x, half) for x in q]):
-            A1, A2 = _cut(A[i], -3, (-1, 2)).unbind(dim=-3)
-            A[i] = torch.cat((F.pad(A1, (0, half)), torch.cat((q2 @ k1.mT, A2), dim=-1)), dim=-2)
-            q[i] = torch.cat((q1, q2 * gate1), dim=-2).flatten(-3, -2)
-        k = torch.cat((k1 * gate2, k2), dim=-2).flatten(-3, -2)
+            low = q2 @ k1.mT
+            if recorded:
+                A1, A2 = _cut(A[i], -3, (-1, 2)).unbind(dim=-3)
+                A[i] = torch.cat((F.pad(A1, (0, half)), torch.cat((low, A2), dim=-1)), dim=-2)
+                q[i] = torch.cat((q1, q2 * gate1), dim=-2).flatten(-3, -2)
+            else:
+                blocks = _cut(_cut(A[i], -1, (-1, 2, half)), -4, (-1, 2, half))
+                blocks[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).copy_(low.movedim(-3, -1))
+                q2.mul_(gate1)
+        if recorded:
+            k = torch.cat((k1 * gate2, k2), dim=-2).flatten(-3, -2)
+        else:
+            k1.mul_(gate2)
         gate, half = (gate1 * gate2).squeeze(-2), 2 * half
-    return _Pairs([x.squeeze(-3) for x in A], q, k, gate)
+    return _Pairs([x.squeeze(-3) for x in A] if recorded else A, q, k, gate)
+
+
+def _recorded() -> bool:
+    """Tell whether a backward pass or a compiler may be to come, for which nothing is written over."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def _at_once(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> _Pairs:
@@ -251,6 +271,11 @@ def _affine_scan(kept: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Te
         before.append(state)
         state = torch.baddbmm(x, M, state)
     return _stack(before, added), state
+
+
+def _plus(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return x + a @ b."""
+    return torch.baddbmm(*(y.flatten(0, 1) for y in (x, a, b))).view(x.shape)
 
 
 def _stack(states: list[Tensor], like: Tensor) -> Tensor:

@@ -141,13 +141,26 @@ def test_without_gradients_a_part_at_a_time_is_the_whole(
 ) -> None:
     for length in (1, 16, 50, 130):
         inputs = make(kind, gates, length, hostile=True)
+        before = {name: x.detach().clone() for name, x in inputs.items()}
         for causal in (True, False):
-            whole = run(inputs, causal=causal)
+            whole = run(inputs, causal=causal, need_weights=True)
             monkeypatch.setattr(chunkwise, "CACHED", 32 * 32)  # 32 keys of 6 x 5 numbers
             with torch.no_grad():
-                parts = run(inputs, causal=causal)
-            assert_close(parts.context, whole.context, torch.float64)
-            assert_close(parts.state, whole.state, torch.float64)
+                parts = run(inputs, causal=causal, need_weights=True)
+            for part, expected in zip(parts, whole, strict=True):
+                assert_close(part, expected, torch.float64)
+        for name, x in inputs.items():
+            assert torch.equal(x, before[name])
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_gates_alone_may_be_mapped_over(recorded: bool) -> None:
+    inputs = {name: x.detach() for name, x in make("linear", "channel", 17).items()}
+    gates = torch.stack([inputs["log_decay"], 2 * inputs["log_decay"]])
+    with torch.set_grad_enabled(recorded):
+        mapped = torch.func.vmap(lambda gate: run(inputs | {"log_decay": gate}).context)(gates)
+    for context, gate in zip(mapped, gates, strict=True):
+        assert_close(context, run(inputs | {"log_decay": gate}).context, torch.float64)
 
 
 @pytest.mark.parametrize("gates", GATES)
