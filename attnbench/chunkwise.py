@@ -84,8 +84,8 @@ def decayed_linear(
             weights = _mixing((qf,), kf, a)[0] if need_weights else None
             C = _chunk_size(chunk, kf, 32 if a is None else 16)
             contexts = []
-            for kc, qc, vc, ac in _parts(C, kf, qf, vf, a):
-                vc = vc.contiguous()  # for two products
+            for kc, qc, values, ac in _parts(C, kf, qf, vf, a):
+                vc = values.contiguous()  # for two products
                 (pairs,), (read,), reach, gate = _pairs((qc,), kc, ac)
                 before, S = _scan(gate, reach.mT @ vc, S)
                 contexts.append(_plus(pairs @ vc, read, before))
@@ -140,8 +140,8 @@ def delta_rule(
         kept = torch.eye(kf.shape[-1], dtype=kf.dtype, device=kf.device)
         widths = (vf.shape[-1], kf.shape[-1])  # of U and W: v_t - S'ᵀ k_t, times beta_t, is U - W S
         contexts = []
-        for kc, vc, bc, ac, qc in _parts(C, kf, vf, b, a, qf if causal else None):
-            kc = kc.contiguous()  # for several products
+        for keys, vc, bc, ac, qc in _parts(C, kf, vf, b, a, qf if causal else None):
+            kc = keys.contiguous()  # for several products
             rows = (bc * kc,) if qc is None else (bc * kc, qc)
             (recalled, *seen), (recall, *reads), reach, gate = _pairs(rows, kc, ac)
             sides = torch.cat((bc * vc, recall), dim=-1)
