@@ -7,10 +7,11 @@ import hashlib
 import random
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 PAD, START = 0, 1
 CHARACTERS = string.digits + string.ascii_letters + " ,/-"
-INDEX = {character: number for number, character in enumerate(CHARACTERS, start=2)}
 VOCABULARY = len(CHARACTERS) + 2
+NUMBERS = bytes.maketrans(CHARACTERS.encode(), bytes(range(2, VOCABULARY)))  # and "\0" is PAD
 SOURCE_LENGTH, TARGET_LENGTH = 29, 10  # the book's columns
 FIRST_DAY, LAST_DAY = datetime.date(1970, 1, 1), datetime.date(2017, 7, 24)
 
@@ -55,8 +56,8 @@ class Lines(Dataset[Batch]):
     """Encoded (source, target) pairs."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self.source = torch.tensor([encode(source, SOURCE_LENGTH) for source, _ in pairs]).view(-1, SOURCE_LENGTH)
-        self.target = torch.tensor([encode(target, TARGET_LENGTH) for _, target in pairs]).view(-1, TARGET_LENGTH)
+        self.source = encode((source for source, _ in pairs), SOURCE_LENGTH)
+        self.target = encode((target for _, target in pairs), TARGET_LENGTH)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -66,9 +67,11 @@ class Lines(Dataset[Batch]):
         return Batch(source[:, : int((source != PAD).sum(dim=1).max())], self.target[indices])
 
 
-def encode(text: str, length: int) -> list[int]:
+def encode(texts: Iterable[str], length: int) -> Int[Tensor, "N S"]:
     """Turn characters into numbers, padded behind."""
-    return [INDEX[character] for character in text] + [PAD] * (length - len(text))
+    padded = "".join(text.ljust(length, "\0") for text in texts)
+    numbers = np.frombuffer(padded.encode().translate(NUMBERS), np.uint8)
+    return torch.from_numpy(numbers.astype(np.int64)).view(-1, length)
 
 
 def decode(numbers: Tensor) -> str:
@@ -79,13 +82,14 @@ def decode(numbers: Tensor) -> str:
 def written(day: datetime.date, form: str, case: str) -> str:
     """Write a day as a person would: form short, medium, long or full, in en_US; case title, upper or lower."""
     month = MONTHS[day.month - 1]
-    text = {
-        "short": f"{day.month}/{day.day}/{day.year % 100:02d}",
-        "medium": f"{month[:3]} {day.day}, {day.year}",
-        "long": f"{month} {day.day}, {day.year}",
-        "full": f"{DAYS[day.weekday()]}, {month} {day.day}, {day.year}",
-    }[form]
-    return {"title": text, "upper": text.upper(), "lower": text.lower()}[case]
+    if form == "short":
+        text = f"{day.month}/{day.day}/{day.year % 100:02d}"
+    elif form == "medium":
+        text = f"{month[:3]} {day.day}, {day.year}"
+    else:
+        text = f"{month} {day.day}, {day.year}"
+        text = f"{DAYS[day.weekday()]}, {text}" if form == "full" else text
+    return text if case == "title" else text.upper() if case == "upper" else text.lower()
 
 
 def drawn(rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -295,7 +299,7 @@ class DateConversion(Task):
         text = text.strip()
         if unknown := sorted(set(text) - set(CHARACTERS)):
             raise UsageError(f"predict: unknown character {unknown[0]!r}; letters, digits, space and ,/- are known")
-        source = torch.tensor([encode(text, len(text))], device=model.embed.weight.device)
+        source = encode([text], len(text)).to(model.embed.weight.device)
         written, weights = model.greedy(source, TARGET_LENGTH, need_weights=True)
         answer = decode(written[0])
         of_each = model(source, written).softmax(dim=-1).gather(-1, written.unsqueeze(-1))
