@@ -262,7 +262,9 @@ def hide_masked(
         seen = causal_mask(mask, query, causal) if mask.shape[1] > 1 else mask
         assert seen is not None
         hidden = ~seen.any(dim=1).unsqueeze(-1)
-        key, value = key.masked_fill(hidden, 0.0), value.masked_fill(hidden, 0.0)
+        same = value is key  # as a recurrent encoder's states are
+        key = key.masked_fill(hidden, 0.0)
+        value = key if same else value.masked_fill(hidden, 0.0)
     return key, value
 
 

@@ -23,13 +23,13 @@ class Additive(ScoringFunction):
 
     Luong's "concat" (2015, arXiv:1508.04025), vᵀ tanh(W' [q; k]), is the same function: W' is W and U side by side.
 
-    The textbook form holds Q x K x D numbers, several times over, and spends its time in tanh. Here, with a = W q
-    and b = U k,
+    The textbook form holds Q x K x D numbers, several times over. Here, with a = W q and b = U k, tanh(a + b) is made
+    tile by tile, in the backward pass too. A compiler makes no tile; there, with
 
         tanh(a + b) = 1 - 2u,   u = e^-2a / (e^-2a + e^2b),   d tanh(a + b) = 4 u (1 - u)
 
-    so that exponentials are taken per token and not per pair, and u is made tile by tile, in the backward pass too.
-    Half precision is computed in float32. Second derivatives exist only where there are few pairs (`SMALL`).
+    exponentials are taken per token and not per pair. Half precision is computed in float32. Second derivatives exist
+    only where there are few pairs (`SMALL`).
 
     Args:
         hidden_dim: D, the width of the layer; null takes the key's.
@@ -67,7 +67,7 @@ class Additive(ScoringFunction):
         shape = (*batch, a.shape[-2], b.shape[-2])
         small = narrow == wide and math.prod(shape) * len(v) <= SMALL and not torch.compiler.is_compiling()
         if small or torch.compiler.is_exporting():
-            return v.sum() - 2 * (plain(a, b) @ v)
+            return torch.tanh(a.unsqueeze(-2) + b.unsqueeze(-3)) @ v
         a, b = (x.to(wide).expand(*batch, -1, -1).reshape(-1, *x.shape[-2:]) for x in (a, b))
         scores: Tensor = Scores.apply(a, b, v.to(wide))  # type: ignore[no-untyped-call]
         return scores.view(shape).to(narrow)
@@ -75,8 +75,8 @@ class Additive(ScoringFunction):
 
 #: Up to so many numbers autograd's own bookkeeping costs less than tiles do.
 SMALL = 2**17
-#: How many numbers a tile holds: 4 MiB in float32, which a cache keeps from one pass over it to the next.
-TILE = 2**20
+#: How many numbers a tile holds: 1 MiB in float32, which a cache keeps from one pass over it to the next.
+TILE = 2**18
 #: On a GPU a tile is made by one kernel launch after another, which wants more of them at a time.
 GPU_TILE = 2**24
 #: How many keys a tile holds at most, so that a sum over its queries has many of them to go through.
@@ -143,63 +143,51 @@ class Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, v: Tensor) -> Tensor:
         """Keep what there is per token, and nothing per pair."""
+        ctx.save_for_backward(a, b, v)
         if torch.compiler.is_compiling():
-            ctx.save_for_backward(a, b, v)
             fused: Tensor = either(lambda u_of, a, b, v: scores_of(u_of(a, b), v), a, b, v)
             return fused
-        # a GPU waits for memory and not for an exponential, and would have to wait for the answer to this question
-        ctx.factored = a.device.type == "cpu" and bool(a.numel() and b.numel() and in_range(a, b))
-        x, y = (-2 * a.movedim(-1, 0)).contiguous(), (2 * b.movedim(-1, 0)).contiguous()
-        x, y = (x.exp_(), y.exp_()) if ctx.factored else (x, y.neg_())
-        x, y = x.unsqueeze(3), y.unsqueeze(2)
-        ctx.save_for_backward(x, y, v)
-        scores = a.new_empty(1, len(a), a.shape[1], b.shape[1])
-        total = v.sum()
-        for u, out in tiles(ctx.factored, x, y, scores):
-            torch.sub(total, torch.mv(u.flatten(1).t(), v).view_as(out), alpha=2, out=out)
-        return scores.squeeze(0)
+        scores = a.new_empty(*a.shape[:2], b.shape[1])
+        for t, out in tiles(a.unsqueeze(2), b.unsqueeze(1), scores):
+            out.copy_(torch.mv(t.flatten(0, 2), v).view_as(out))
+        return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """Make every u again."""
+        """Make every tanh again."""
+        a, b, v = ctx.saved_tensors
         if torch.compiler.is_compiling():
-            a, b, v = ctx.saved_tensors
             return either(gradients_of, a, b, v, grad)
-        x, y, v = ctx.saved_tensors
-        a_grad, b_grad, v_grad = torch.zeros_like(x), torch.zeros_like(y), torch.zeros_like(v)
-        for u, g, ga, gb in tiles(ctx.factored, x, y, grad.unsqueeze(0).contiguous(), a_grad, b_grad):
-            v_grad.addmv_(u.flatten(1), g.reshape(-1))
-            s = torch.ops.aten.sigmoid_backward.grad_input(g, u, grad_input=u)  # g u (1 - u), in one pass
-            ga.add_(s.sum(3, keepdim=True))
-            gb.add_(s.sum(2, keepdim=True))
-        a_grad, b_grad = a_grad.squeeze(3).movedim(0, -1), b_grad.squeeze(2).movedim(0, -1)
-        return a_grad * (4 * v), b_grad * (4 * v), grad.sum() - 2 * v_grad
+        a, b = a.unsqueeze(2), b.unsqueeze(1)
+        a_grad, b_grad, v_grad = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(v)
+        for t, g, ga, gb in tiles(a, b, grad, a_grad, b_grad):
+            v_grad.addmv_(t.flatten(0, 2).t(), g.reshape(-1))
+            s = torch.ops.aten.tanh_backward.grad_input(g.unsqueeze(3), t, grad_input=t)  # g (1 - t²), in one pass
+            ga.add_(s.sum(2, keepdim=True))
+            gb.add_(s.sum(1, keepdim=True))
+        return a_grad.squeeze(2) * v, b_grad.squeeze(1) * v, v_grad
 
 
-def tiles(factored: bool, x: Tensor, y: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut [D, N, Q, K] into tiles; yield u there, to be written over, and the same part of each other tensor.
-
-    Keys lie side by side, not the D numbers of a pair: what is one number for a query, or the same for all D, is
-    then fetched once for a whole row of keys.
+def tiles(a: Tensor, b: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut [N, Q, K, D] into tiles; yield tanh(a + b) there, to be written over, and the same part of other tensors.
 
     Args:
-        factored: whether x and y are e^-2a and e^2b, or -2a and -2b.
-        x: [D, N, Q, 1].
-        y: [D, N, 1, K].
-        others: of four dimensions, each as long as here or 1.
+        a: [N, Q, 1, D].
+        b: [N, 1, K, D].
+        others: of at least three dimensions, N, Q and K, each as long or 1.
     """
-    (D, N, Q, _), K = x.shape, y.shape[3]
-    room = TILE if x.device.type == "cpu" else GPU_TILE
-    sizes = [D, 1, 1, max(1, min(K, TILE_KEYS, room // D))]
-    sizes[2] = max(1, min(Q, room // (D * sizes[3])))
-    sizes[1] = max(1, min(N, room // (D * sizes[3] * sizes[2])))
-    memory = x.new_empty(math.prod(sizes))
-    for x_tile, y_tile, *parts in cut(sizes, x, y, *others):
-        shape = (D, x_tile.shape[1], x_tile.shape[2], y_tile.shape[3])
-        u = memory[: math.prod(shape)].view(shape)
-        torch.add(x_tile, y_tile, out=u)
-        yield torch.div(x_tile, u, out=u) if factored else u.sigmoid_(), *parts
+    (N, Q, _, D), K = a.shape, b.shape[2]
+    room = max(1, (TILE if a.device.type == "cpu" else GPU_TILE) // D)
+    keys = max(1, min(K, TILE_KEYS, room))
+    queries = max(1, min(Q, room // keys))
+    sizes = [max(1, min(N, room // (keys * queries))), queries, keys]
+    memory = a.new_empty(math.prod(sizes) * D)
+    for a_tile, b_tile, *parts in cut(sizes, a, b, *others):
+        shape = (*a_tile.shape[:2], b_tile.shape[2], D)
+        t = memory[: math.prod(shape)].view(shape)
+        torch.add(a_tile, b_tile, out=t)
+        yield t.tanh_(), *parts
 
 
 def cut(sizes: list[int], *tensors: Tensor, dim: int = 0) -> Iterator[tuple[Tensor, ...]]:
