@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import (
@@ -32,10 +32,10 @@ class MultiHead(Attention):
 
     With scoring=scaled_dot this is `torch.nn.MultiheadAttention`, but for this: a mask is True where a query may attend
     (torch: where it may not), a row that may attend nothing is zeros (torch: NaN), weights keep their heads, there is
-    no dropout, and each projection begins by itself as `nn.Linear` does (torch: three in one, Xavier's). One scoring
-    function serves all heads: they differ by their projections. Fewer `kv_heads` than heads are grouped-query attention
-    (Ainslie et al. 2023, arXiv:2305.13245), one is multi-query attention (Shazeer 2019, arXiv:1911.02150). A gate
-    multiplies each head, or each of its entries, by sigmoid(Wg query) before Wo (Qiu et al. 2025, arXiv:2505.06708).
+    no dropout, and projections begin each as `nn.Linear` (torch: three in one, Xavier's). One scoring function serves
+    all heads. Fewer `kv_heads` than heads are grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), one is
+    multi-query attention (Shazeer 2019, arXiv:1911.02150). A gate multiplies each head, or each of its entries, by
+    sigmoid(Wg query) before Wo (Qiu et al. 2025, arXiv:2505.06708).
 
     Args:
         num_heads: H; divides embed_dim.
@@ -43,8 +43,7 @@ class MultiHead(Attention):
         kv_heads: how many heads keys and values have; divides num_heads; null takes as many.
         bias: whether the four projections have one.
         gate: none, one number for each head, or one for each element of it.
-        normaliser: softmax; sparsemax or entmax15, which give most keys no weight at all; softmax1 or sigmoid, whose
-            weights need not sum to one.
+        normaliser: softmax; sparsemax or entmax15, most of whose weights are 0; softmax1 or sigmoid, of any sum.
 
     Raises ValueError when num_heads does not divide embed_dim, or kv_heads does not divide num_heads.
     """
@@ -73,8 +72,7 @@ class MultiHead(Attention):
         self.score = score(width, width)
         self.positional = self.score.positional
         self.q_proj = nn.Linear(query_dim, self.out_dim, bias=bias)
-        self.k_proj = nn.Linear(key_dim, self.kv_heads * width, bias=bias)
-        self.v_proj = nn.Linear(value_dim, self.kv_heads * width, bias=bias)
+        self.k_proj, self.v_proj = (nn.Linear(w, self.kv_heads * width, bias=bias) for w in (key_dim, value_dim))
         self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=bias)
         if gate != "none":
             self.g_proj = nn.Linear(query_dim, num_heads if gate == "head" else self.out_dim, bias=False)
@@ -87,53 +85,40 @@ class MultiHead(Attention):
         fused = not need_weights and self.normaliser == "softmax"
         # The fused kernel takes the batch outermost in memory, the products with weights take time: so neither copies.
         first, order = (0, (0, 2, 1, 3)) if fused else (1, (1, 2, 0, 3))
-        q_BHQd, k_BHKd, v_BHKd = (
-            self._shared(project(x.transpose(0, first)).unflatten(-1, (heads, -1)).permute(order))
-            for project, x, heads in (
-                (self.q_proj, query, self.num_heads),
-                (self.k_proj, key, self.kv_heads),
-                (self.v_proj, value, self.kv_heads),
-            )
+        H, G, allowed = self.num_heads, self.kv_heads, None if mask is None else mask.unsqueeze(1)
+        q, k, v = (  # [B, H, length, E / H]
+            self._shared(project(x.transpose(0, first)).unflatten(-1, (n, -1)).permute(order))
+            for project, x, n in ((self.q_proj, query, H), (self.k_proj, key, G), (self.v_proj, value, G))
         )
-        heads_BHQd, weights = attend(
-            self.score,
-            q_BHQd,
-            k_BHKd,
-            v_BHKd,
-            None if mask is None else mask.unsqueeze(1),
-            causal=causal,
-            need_weights=need_weights,
-            normaliser=self.normaliser,
+        heads, weights = attend(
+            self.score, q, k, v, allowed, causal=causal, need_weights=need_weights, normaliser=self.normaliser
         )
-        context = self._joined(heads_BHQd, query)
+        context = self._joined(heads, query)
         return self._emptied(context, causal_mask(mask, query, causal and mask is not None), key.shape[1]), weights
 
     def prepare(self, key: BKD, value: BKV, mask: Mask = None) -> Look:
         """Project the keys and values once."""
         key, value = hide_masked(None, key, value, mask, widths=self.widths)
-        k_BHKd, v_BHKd = (
+        k, v = (
             self._shared(split_heads(x, self.kv_heads)).contiguous() for x in (self.k_proj(key), self.v_proj(value))
         )
         width, allowed = self.out_dim // self.num_heads, None if mask is None else mask.unsqueeze(1)
-        look = prepare(self.score, width, k_BHKd, v_BHKd, allowed, normaliser=self.normaliser)
+        look = prepare(self.score, width, k, v, allowed, normaliser=self.normaliser)
 
         def ask(query: Tensor, *, need_weights: bool = True) -> tuple[Tensor, Tensor | None]:
-            q_BHQd = split_heads(self.q_proj(query), self.num_heads)
-            heads_BHQd, weights = look(q_BHQd, need_weights=need_weights)
-            return self._emptied(self._joined(heads_BHQd, query), mask, key.shape[1]), weights
+            heads, weights = look(split_heads(self.q_proj(query), self.num_heads), need_weights=need_weights)
+            return self._emptied(self._joined(heads, query), mask, key.shape[1]), weights
 
         return ask
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to all projected keys and values so far."""
         keys, values = append(state, self.k_proj(key), self.v_proj(value))
-        q_BHQd = split_heads(self.q_proj(query), self.num_heads)
-        k_BHKd, v_BHKd = (self._shared(split_heads(x, self.kv_heads)) for x in (keys, values))
+        q = split_heads(self.q_proj(query), self.num_heads)
+        k, v = (self._shared(split_heads(x, self.kv_heads)) for x in (keys, values))
         now = torch.full((1,), keys.shape[1] - 1, device=query.device)
-        heads_BHQd, _ = attend(
-            self.score, q_BHQd, k_BHKd, v_BHKd, need_weights=False, normaliser=self.normaliser, query_places=now
-        )
-        return self._joined(heads_BHQd, query), (keys, values)
+        heads, _ = attend(self.score, q, k, v, need_weights=False, normaliser=self.normaliser, query_places=now)
+        return self._joined(heads, query), (keys, values)
 
     def state_size(self, length: int) -> int:
         """Return 2 L E kv_heads / H: every projected key and value."""
@@ -143,23 +128,20 @@ class MultiHead(Attention):
         """Return keys or values once for each query head: heads side by side share."""
         return x if x.shape[1] == self.num_heads else x.repeat_interleave(self.num_heads // self.kv_heads, dim=1)
 
-    def _emptied(
-        self, context: Float[Tensor, "B Q E"], allowed: Bool[Tensor, "B #Q K"] | None, keys: int
-    ) -> Float[Tensor, "B Q E"]:
+    def _emptied(self, context: Context, allowed: Mask, keys: int) -> Context:
         """Zero the rows that attend nothing, which the bias of the output projection has filled."""
         if allowed is None:
             return context if keys else context * 0.0
         return context.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0)
 
-    def _joined(self, heads: Float[Tensor, "B H Q d"], query: Float[Tensor, "B Q Dq"]) -> Float[Tensor, "B Q E"]:
+    def _joined(self, heads: Float[Tensor, "B H Q d"], query: BQD) -> Context:
         """Gate the heads, and project them side by side."""
         if self.gate == "head":
             heads = heads * torch.sigmoid(self.g_proj(query)).mT.unsqueeze(-1)
         context = merge_heads(heads)
         if self.gate == "element":
             context = context * torch.sigmoid(self.g_proj(query))
-        projected: Tensor = self.out_proj(context)
-        return projected
+        return self.out_proj(context)  # type: ignore[no-any-return]
 
 
 @hookimpl
