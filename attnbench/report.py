@@ -126,8 +126,19 @@ def looks(cells: Sequence[Cell], registry: Registry) -> dict[tuple[str, str], At
     return {key: example for key, example in found.items() if example is not None}
 
 
-def write_references(path: Path, plan: Plan) -> None:
-    """Write what came of a plan, to stand beside later arms: of multihead also where it looked."""
+def write_references(path: Path, plan: Plan, before: References) -> None:
+    """Write what came of a plan, to stand beside later arms: of multihead also where it looked.
+
+    Args:
+        path: of the file.
+        plan: that was followed.
+        before: what is known of other arms and tasks, and kept.
+    """
+    done = {(cell.task, cell.arm) for cell in plan.cells}
+    cells = [*plan.cells, *(cell for cell in before.cells if (cell.task, cell.arm) not in done)]
+    order = {task: i for i, task in enumerate(dict.fromkeys([*(c.task for c in before.cells), *plan.suite.tasks]))}
+    cells.sort(key=lambda cell: order[cell.task])
     folders = {cell.arm: Path(cell.folders[0]) for cell in plan.cells}
     shown = looks([cell for cell in plan.cells if cell.arm == MULTIHEAD], plan.registry)
-    references.write(path, References(plan.cells, costs(folders, plan.registry), shown))
+    measured = {**before.costs, **costs(folders, plan.registry)}
+    references.write(path, References(cells, measured, {**before.looks, **shown}))
