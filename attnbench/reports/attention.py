@@ -266,9 +266,7 @@ class Redrawn:
         if stays != self.stays or len(_lines(self.figure, attention_map.title)) != self.lines:
             self.stays, self.figure = stays, draw(attention_map)
             self.lines = len(_lines(self.figure, attention_map.title))
-            drawn = pixels(self.figure).copy()
             self._keep()
-            return drawn
         self.canvas.restore_region(self.background)
         renderer = self.canvas.get_renderer()
         for image, weights in zip(self.images, _hidden_as_nan(attention_map), strict=True):
@@ -281,7 +279,8 @@ class Redrawn:
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
     def _keep(self) -> None:
-        """Draw what stays by itself."""
+        """Lay the picture out, and draw what stays by itself."""
+        self.figure.get_layout_engine().execute(self.figure)
         self.figure.set_layout_engine("none")
         self.canvas = self.figure.canvas
         tiles = [axis for axis in self.figure.axes if axis.images and axis.get_label() != "<colorbar>"]
