@@ -96,23 +96,22 @@ def lay_over(attention_map: AttentionMap) -> Figure:
     image = np.zeros((down, across)) if attention_map.image is None else attention_map.image.float().cpu().numpy()
     grey = image if image.ndim == 2 else image.mean(axis=2)
     truth = None if attention_map.truth is None else attention_map.truth.cpu().numpy()
-    panels: list[tuple[int, int] | None] = [(head, query) for head in range(heads) for query in range(queries)]
-    if attention_map.image is not None:
-        panels.insert(0, None)
-    height = -(-len(panels) // PANELS)
+    panels: list[int | None] = [*([] if attention_map.image is None else [None]), *range(queries)]
+    height = -(-len(panels) // PANELS)  # of one head: each begins a row
     width = -(-len(panels) // height)
-    figure = Figure(figsize=(max(4.0, width * 1.5 + 0.8), height * (1.5 * down / across + 0.4) + 0.5), dpi=110)
+    size = max(4.0, width * 1.5 + 0.8), heads * height * (1.5 * down / across + 0.4) + 0.5
+    figure = Figure(figsize=size, dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
-    axes = figure.subplots(height, width, squeeze=False)
+    axes = figure.subplots(heads * height, width, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        axis.imshow(image if panel is None else grey, cmap="gray", vmin=0, vmax=1, extent=(0, across, down, 0))
-        if panel is None:
+    each = ((head, query) for head in range(heads) for query in panels)
+    for axis, (head, query) in zip(axes.reshape(heads, -1)[:, : len(panels)].flat, each, strict=True):
+        axis.imshow(image if query is None else grey, cmap="gray", vmin=0, vmax=1, extent=(0, across, down, 0))
+        if query is None:
             axis.set_title("image", fontsize=8)
             continue
-        head, query = panel
         shares = weights[head, query].reshape(down, across)
         colours = np.empty((down, across, 4))
         colours[..., :3], colours[..., 3] = to_rgb(LAID), 0.7 * shares / largest

@@ -145,8 +145,9 @@ def test_the_truth_is_outlined_and_the_weight_within_it_is_said():
 def test_heads_over_a_grid_have_panels_of_their_own_and_a_colour_image_is_grey_under_the_weights():
     image = torch.rand(4, 6, 3)
     alone, *others = panels(draw(on_a_grid(heads=2, image=image, title="a long title " * 20)))
-    names = [f"{row} (head {head})" for head in (1, 2) for row in ("three", "end")]
+    names = ["three (head 1)", "end (head 1)", "image", "three (head 2)", "end (head 2)"]
     assert [axis.get_title() for axis in others] == names
+    assert [axis.get_subplotspec().rowspan.start for axis in others] == [0, 0, 1, 1, 1]
     assert np.allclose(alone.images[0].get_array(), image)
     assert np.allclose(others[0].images[0].get_array(), image.mean(dim=2))
     box = alone.figure._suptitle.get_window_extent()
