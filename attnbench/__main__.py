@@ -33,7 +33,7 @@ from attnbench.schema import format_value
 from attnbench.startup import end_imports
 from attnbench.streams import lossy
 from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up, sweep_folder
-from attnbench.words import add_forms, complaint, make_parser, read_words, remember_sweep, with_forms
+from attnbench.words import add_forms, complaint, completed, make_parser, read_words, remember_sweep, with_forms
 
 
 def list_components(registry: Registry, words: list[str]) -> None:
@@ -349,10 +349,10 @@ def dispatch(words: list[str]) -> None:
             end_imports()
             COMMANDS[word](registry, words[1:])
         elif word and "=" not in word and not word.startswith(("-", "+", "~")):
-            raise UsageError(f"{word}: no such command; {nearest(word, COMMANDS)}; a run is GROUP=NAME")
+            raise UsageError(f"{word}: no such command; {nearest(word, [*COMMANDS, 'help'])}; a run is GROUP=NAME")
         elif resumed := next((word for word in words if word.startswith("resume=")), None):
             resume(registry, Path(resumed.removeprefix("resume=")), [word for word in words if word != resumed])
-        else:
+        elif not completed(words, COMMANDS):
             start(registry, words)
     except (HydraException, OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         raise UsageError(complaint(error, registry)) from error

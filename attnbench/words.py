@@ -7,7 +7,8 @@ import codecs
 import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
@@ -170,6 +171,23 @@ def read_words(words: list[str]) -> list[str]:
         quoted = ",".join("'file://" + str(folder).replace("'", "\\'") + "'" for folder in mine)
         overrides.append(f"hydra.searchpath=[{quoted}]")
     return overrides + [word for word in words if word not in args.overrides]  # an option takes what follows it
+
+
+def completed(words: Sequence[str], commands: Collection[str]) -> bool:
+    """Answer a shell that asks how a line goes on, and return whether Hydra has no more to say of it.
+
+    Raises UsageError where the completion of anything but `attnbench` is to be installed: of Python's, that would be.
+    """
+    asked = "--shell-completion" in words or "-sc" in words
+    if asked and any(word.startswith("install=") for word in words) and Path(sys.argv[0]).name != "attnbench":
+        line = 'eval "$(attnbench --shell-completion install=bash)"'
+        raise UsageError(f"--shell-completion: what is completed is the command attnbench, not python: {line}")
+    _, *typed = os.environ.get("COMP_LINE", "").split(" ")  # the last is being typed
+    if not asked or not typed:
+        return False
+    if len(typed) == 1:
+        print(*(command for command in commands if command.startswith(typed[0])), sep="\n")
+    return len(typed) > 1 and typed[0] in commands
 
 
 def like(word: str, parser: argparse.ArgumentParser) -> str:

@@ -76,6 +76,7 @@ from attnbench.registry import Registry, override_suffix
         (["@file"], "@file: no such command; there are: bench, check"),
         (["lr=3"], "lr: the run has no option 'lr'; did you mean optimizer.lr?"),
         (["num_heads=3"], "num_heads: the run has no option 'num_heads'; did you mean attention.num_heads?"),
+        (["hepl"], "hepl: no such command; did you mean 'help'?"),
         (["--hepl"], "--hepl: no such option; did you mean '--help'?"),
         (["compare", "--jsn"], "compare: unrecognized arguments: --jsn; did you mean '--json'?"),
         (["seed=0", "--zzzz"], "--zzzz: no such option; see --help and --hydra-help"),
@@ -98,6 +99,33 @@ def test_what_a_user_gets_wrong_is_one_line_that_names_it(cli, arguments, line):
     assert line in said.err
     assert said.err.startswith("attnbench: ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "answers", "others"),
+    [
+        ("attnbench ", ["compare", "task="], ["help"]),
+        ("attnbench co", ["compare"], ["bench"]),
+        ("attnbench compare ", [], ["compare", "task="]),
+        ("attnbench seed=0 co", [], ["compare"]),
+        ("attnbench -m task=re", ["task=recall"], ["task=date"]),
+    ],
+)
+def test_a_shell_is_told_how_the_line_goes_on(cli, monkeypatch, line, answers, others):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    said = cli("--shell-completion", "query=bash")
+    assert said.code == 0
+    words = said.out.split()
+    assert set(answers) <= set(words)
+    assert not set(others) & set(words)
+
+
+def test_what_a_shell_completes_is_the_command_and_not_python():
+    words = ["-m", "attnbench", "-sc", "install=bash"]
+    said = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "the command attnbench, not python" in said.stderr
     assert not said.out
 
 
