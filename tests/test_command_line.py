@@ -99,6 +99,7 @@ def test_what_a_user_gets_wrong_is_one_line_that_names_it(cli, arguments, line):
     assert line in said.err
     assert said.err.startswith("attnbench: ")
     assert said.err.count("\n") == 1
+    assert not said.out
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,6 @@ def test_what_a_shell_completes_is_the_command_and_not_python():
     said = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert said.returncode == 2
     assert "the command attnbench, not python" in said.stderr
-    assert not said.out
 
 
 def test_a_run_folder_that_cannot_be_written_is_named(cli, tmp_path):
