@@ -242,3 +242,12 @@ def test_the_default_run_reads_unseen_dates(cli, tmp_path, seed):
     result = result_of(tmp_path / "default")
     assert result["metrics"]["test/exact_match"] >= 0.999
     assert result["seconds"] < 45
+
+
+@pytest.mark.parametrize(
+    ("bar", "begins"), [("true", "step 1/1  val/"), ("false", "date soft-additive seed 3: step 1/1")]
+)
+def test_without_a_bar_a_line_says_whose_it_is(cli, bar, begins):
+    said = cli(*SMALL, "seed=3", "trainer.max_steps=1", "trainer.images=0", f"trainer.progress_bar={bar}")
+    assert said.err.startswith(begins)
+    assert said.err.count("\n") == 1

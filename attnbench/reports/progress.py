@@ -13,10 +13,11 @@ from attnbench.training.experiment import Experiment
 
 
 class Bar(pl.Callback):
-    """Draw the bar in a terminal; elsewhere print only the lines."""
+    """Draw the bar in a terminal; elsewhere print only the lines. Without `show` they begin with the run's name."""
 
     def __init__(self, record: TrainingRecord, name: str, show: bool) -> None:
         self.record, self.name = record, name
+        self.whose = "" if show else f"{name}: "
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -53,8 +54,8 @@ class Bar(pl.Callback):
             assert isinstance(pl_module, Experiment)
             values = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in (pl_module.task.primary, "loss")}
             listed = "  ".join(f"val/{name} {value:.4f}" for name, value in values.items())
-            line = f"step {self.record.steps:>{len(str(self.record.total_steps))}}/{self.record.total_steps}  {listed}"
-            self.progress.console.print(line)
+            done = f"{self.record.steps:>{len(str(self.record.total_steps))}}/{self.record.total_steps}"
+            self.progress.console.print(f"{self.whose}step {done}  {listed}", soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the bar away."""
