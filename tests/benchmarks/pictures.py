@@ -18,7 +18,7 @@ from attnbench.report import read_references
 from attnbench.suite import find_suite
 
 CONTROLS = ("uniform", "last", "sliding_window")
-STATES = ("linear_attention", "retention", "mamba2", "gla", "deltanet", "gated_deltanet")
+STATES = ("linear_attention", "retention", "mamba2", "log_linear", "gla", "deltanet", "gated_deltanet", "kda")
 
 
 def style(arm, number):
