@@ -38,6 +38,7 @@ class NTM(Attention):
         beta_bias: what b gives β at the start; a large one looks sharply from the first.
         gate_bias: what b gives g at the start; a negative one goes by where it was, until it learns to look by content.
         shift_bias: what b gives the step to the next key at the start; a positive one walks on.
+        stay_bias: what b gives no step at the start; a positive one stays where it is.
 
     Raises ValueError when max_shift is negative; and when called with several queries, for where it looks depends on
     where it looked: hand it one query, and as `previous` the weights that it returned last.
@@ -57,6 +58,7 @@ class NTM(Attention):
         beta_bias: float = 0.0,
         gate_bias: float = 0.0,
         shift_bias: float = 0.0,
+        stay_bias: float = 0.0,
     ) -> None:
         super().__init__(query_dim, key_dim, value_dim)
         if max_shift < 0:
@@ -66,9 +68,15 @@ class NTM(Attention):
         self.head = nn.Linear(query_dim, sum(self.parts))
         nn.init.xavier_uniform_(self.head.weight, gain=1.4)
         nn.init.normal_(self.head.bias, std=0.01)
-        on = key_dim + 2 + max_shift - min(1, max_shift)  # where b gives the shift by one key
+        stay = key_dim + 2 + max_shift  # where b gives no shift, behind the shift by one key
+        starts = (
+            (key_dim, beta_bias),
+            (key_dim + 1, gate_bias),
+            (stay - min(1, max_shift), shift_bias),
+            (stay, stay_bias),
+        )
         with torch.no_grad():
-            for place, bias in ((key_dim, beta_bias), (key_dim + 1, gate_bias), (on, shift_bias)):
+            for place, bias in starts:
                 self.head.bias[place] += bias
 
     def forward(

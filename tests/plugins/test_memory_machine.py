@@ -109,6 +109,23 @@ def test_the_memory_starts_as_told_and_may_have_more_rows_when_not_in_training()
     assert model.eval().initial_memory(like).shape == (2, 9, 4)
 
 
+def test_heads_that_write_may_start_by_walking_on() -> None:
+    inputs = torch.randn(2, 4, 9)
+    plain, walking = machine().run(inputs)[1], machine(write_shift_bias=20.0).run(inputs)[1]
+    assert walking.write_weights[:, :, 0].argmax(dim=-1).tolist() == [[1, 2, 3, 4]] * 2
+    torch.testing.assert_close(walking.read_weights[:, 0], plain.read_weights[:, 0])
+
+
+def test_heads_that_cannot_shift_start_as_ever() -> None:
+    inputs = torch.randn(2, 4, 9)
+    for attention in (attend(max_shift=0), attend("soft", "additive")):
+        torch.manual_seed(0)
+        plain = Memory(controller_dim=12, rows=6, width=4).model(attention)
+        torch.manual_seed(0)
+        biased = Memory(controller_dim=12, rows=6, width=4, write_shift_bias=20.0).model(attention)
+        torch.testing.assert_close(biased(inputs), plain(inputs))
+
+
 def test_the_lstm_has_as_many_parameters_as_the_machine_it_is_compared_with() -> None:
     def count(model: Any) -> int:
         return sum(parameter.numel() for parameter in model.parameters())

@@ -153,3 +153,9 @@ def test_biases_say_how_it_starts() -> None:
     given = torch.tensor([0.0, 0.0, 2.0, -9.0, 20.0, 0.0, 0.0, 0.0])
     close(made.head.bias, given, atol=0.1, rtol=0)
     close(look(made, [0.0, 1.0, 0.0, 0.0]), [0.0, 0.0, 1.0, 0.0], atol=0.01, rtol=0)
+
+
+def test_a_head_may_start_by_staying_where_it_is() -> None:
+    options = {"gate_bias": -9.0, "stay_bias": 20.0, "scoring": "cosine"}
+    made = attnbench.build("attention", "ntm", query_dim=3, key_dim=2, value_dim=2, max_shift=2, **options)
+    close(look(made, [0.0, 1.0, 0.0, 0.0]), [0.0, 1.0, 0.0, 0.0], atol=0.01, rtol=0)

@@ -94,8 +94,9 @@ class TuringMachine(nn.Module):
         make_attention: fills each head's slot.
         inputs: channels read.
         outputs: channels written.
-        controller, controller_dim, rows, width, read_heads, write_heads, start, write_first, eval_rows, compile: as the
-            task has them; D is controller_dim, N rows and M width. A constant start is Collier and Beel's (2018).
+        controller, controller_dim, rows, width, read_heads, write_heads, start, write_first, write_shift_bias,
+            eval_rows, compile: as the task has them; D is controller_dim, N rows and M width. A constant start is
+            Collier and Beel's (2018).
 
     Raises ValueError when a size is not positive, learned rows are to be of two numbers, or the attention has no
     weights to write with.
@@ -115,6 +116,7 @@ class TuringMachine(nn.Module):
         write_heads: int,
         start: Start,
         write_first: bool,
+        write_shift_bias: float,
         eval_rows: int | None,
         compile: bool,  # noqa: A002 (the word on the command line)
     ) -> None:
@@ -130,6 +132,8 @@ class TuringMachine(nn.Module):
         if not all(head.has_weights for head in self.attentions()):
             raise ValueError("this attention has no weights, and without weights there is nowhere to write")
         self.read_heads = read_heads
+        for head in self.attentions()[read_heads:]:
+            bias_shift(head, width, write_shift_bias)
         self.read_dim = sum(head.out_dim for head in self.attentions()[:read_heads])
         kind = LSTM if controller == "lstm" else FeedForward
         self.controller = kind(inputs, self.read_dim, controller_dim)
@@ -240,6 +244,14 @@ class TuringMachine(nn.Module):
         erase, add = zip(*(writer(h) for writer in self.writers), strict=True)
         weights = [head_mean(head) for head in heads[self.read_heads :]]
         return write(memory, *(side_by_side(parts, 1) for parts in (weights, erase, add)))
+
+
+def bias_shift(head: Attention, width: int, bias: float) -> None:
+    """Add to what a head's bias gives the shift by one row at the start, if it has one."""
+    offer = head.kernel("ntm")
+    if offer is not None and (shifts := len(offer["bias"]) - width - 3) > 1:  # of k, β, g, s, γ
+        with torch.no_grad():
+            offer["bias"][width + 2 + shifts // 2 - 1] += bias
 
 
 def head_mean(head: Unrolled) -> Float[Tensor, "B 1 N"]:

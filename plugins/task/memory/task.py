@@ -92,6 +92,8 @@ class Memory(Task):
         write_heads: how many heads write, likewise.
         start: what the memory holds at first: 1e-6 everywhere (constant), learned rows, or noise (random).
         write_first: whether a step writes before it reads.
+        write_shift_bias: as shift_bias of attention=ntm, but of the heads that write alone: with a positive one they
+            start by writing row after row, and heads that read are free to go elsewhere. Nothing to other attention.
         transformer_dim: the width of the transformer.
         layers: of the transformer.
         compile: whether whole sequences of an LSTM with attention=ntm scoring=cosine run in C, compiled in two seconds;
@@ -129,6 +131,7 @@ class Memory(Task):
         write_heads: int = 1,
         start: Start = "constant",
         write_first: bool = False,
+        write_shift_bias: float = 0.0,
         transformer_dim: int = 64,
         layers: int = 2,
         compile: bool = True,  # noqa: A002 (the word on the command line)
@@ -153,6 +156,7 @@ class Memory(Task):
             "write_heads": write_heads,
             "start": start,
             "write_first": write_first,
+            "write_shift_bias": write_shift_bias,
             "eval_rows": eval_rows,
             "compile": compile,
         }
