@@ -55,7 +55,7 @@ class Additive(ScoringFunction):
         def score(query: Tensor) -> Tensor:
             if query.shape[-2] > 1 or b.dtype not in (torch.float32, torch.float64):
                 return self.scores(query, b)
-            return ((self.W(query) + b).tanh_() @ self.v.weight.squeeze(0)).unsqueeze(-2)
+            return torch.matmul((self.W(query) + b).tanh_(), self.v.weight.squeeze(0)).unsqueeze(-2)
 
         return score
 
@@ -67,7 +67,7 @@ class Additive(ScoringFunction):
         shape = (*batch, a.shape[-2], b.shape[-2])
         small = narrow == wide and math.prod(shape) * len(v) <= SMALL and not torch.compiler.is_compiling()
         if small or torch.compiler.is_exporting():
-            return (a.unsqueeze(-2) + b.unsqueeze(-3)).tanh_() @ v
+            return torch.matmul((a.unsqueeze(-2) + b.unsqueeze(-3)).tanh_(), v)
         a, b = (x.to(wide).expand(*batch, -1, -1).reshape(-1, *x.shape[-2:]) for x in (a, b))
         scores: Tensor = Scores.apply(a, b, v.to(wide))  # type: ignore[no-untyped-call]
         return scores.view(shape).to(narrow)
