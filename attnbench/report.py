@@ -134,11 +134,6 @@ def write_references(path: Path, plan: Plan, before: References) -> None:
         plan: that was followed.
         before: what is known of other arms and tasks, and kept.
     """
-    done = {(cell.task, cell.arm) for cell in plan.cells}
-    cells = [*plan.cells, *(cell for cell in before.cells if (cell.task, cell.arm) not in done)]
-    order = {task: i for i, task in enumerate(dict.fromkeys([*(c.task for c in before.cells), *plan.suite.tasks]))}
-    cells.sort(key=lambda cell: order[cell.task])
     folders = {cell.arm: Path(cell.folders[0]) for cell in plan.cells}
     shown = looks([cell for cell in plan.cells if cell.arm == MULTIHEAD], plan.registry)
-    measured = {**before.costs, **costs(folders, plan.registry)}
-    references.write(path, References(cells, measured, {**before.looks, **shown}))
+    references.write(path, before.updated(References(plan.cells, costs(folders, plan.registry), shown)))

@@ -32,6 +32,13 @@ class References:
     costs: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     looks: Mapping[tuple[str, str], AttentionMap] = field(default_factory=dict)
 
+    def updated(self, new: References) -> References:
+        """Return these, with what is new in the place of what was of the same arm and task, or behind it."""
+        cells = {(cell.task, cell.arm): cell for cell in (*self.cells, *new.cells)}
+        tasks = list(dict.fromkeys(task for task, _ in cells))
+        ordered = sorted(cells.values(), key=lambda cell: tasks.index(cell.task))
+        return References(ordered, {**self.costs, **new.costs}, {**self.looks, **new.looks})
+
 
 def write(path: Path, references: References) -> None:
     """Write them as JSON, a line for each cell, cost and example."""

@@ -43,7 +43,7 @@ class MultiHead(Attention):
         kv_heads: how many heads keys and values have; divides num_heads; null takes as many.
         bias: whether the four projections have one.
         gate: none, one number for each head, or one for each element of it.
-        normaliser: softmax; sparsemax or entmax15, most of whose weights are 0; softmax1 or sigmoid, of any sum.
+        normaliser: softmax; sparsemax or entmax15, with many zeros; softmax1 or sigmoid, which need not sum to one.
 
     Raises ValueError when num_heads does not divide embed_dim, or kv_heads does not divide num_heads.
     """

@@ -48,9 +48,8 @@ def of_long_sources(folder):
     experiment = Experiment(task, model, OptimizerConfig(), total_steps=1)
     load_weights(experiment, run_folder.read_checkpoint(checkpoint), checkpoint)
     data, metrics = task.data("test"), task.metrics()
-    task.evaluate(
-        model.eval(), data[[i for i, row in enumerate(data.source.tolist()) if task._group(row) in LONG]], metrics
-    )
+    rows = [i for i, source in enumerate(data.source.tolist()) if task._group(source) in LONG]
+    task.evaluate(model.eval(), data[rows], metrics)
     return float(metrics["bleu"].compute())
 
 

@@ -123,6 +123,7 @@ def test_an_experiment_runs(cli: Any, tmp_path: Any, experiment: str) -> None:
     assert result["status"] == "completed" and result["attention"] == "ntm"
 
 
+# seeds that have learned it before, and still must; how many of all seeds do is what benchmarks/recipes.py tells
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "metric", "most", "seed"),
