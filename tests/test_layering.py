@@ -155,6 +155,23 @@ def test_what_a_run_needs_does_not_bring_torchs_compiler_of_extensions():
     assert "HEAVY False" in said.stdout
 
 
+def test_a_command_runs_scipy_signal_only_when_something_of_it_is_asked_for():
+    program = (
+        "import sys; sys.argv = ['attnbench']; import attnbench.run;"
+        "print('RAN', sorted(name for name in sys.modules if name.startswith(('scipy.signal.', 'scipy.stats'))));"
+        "from scipy.signal import *; import scipy.signal;"
+        "print('WORKS', find_peaks([0, 1, 0])[0], scipy.signal.hamming(3).round(2), scipy.signal.windows.hann(3))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == "RAN []\nWORKS [1] [0.08 1.   0.08] [0. 1. 0.]\n"
+
+
+def test_a_program_that_imports_attnbench_has_scipy_signal_as_it_is():
+    program = "import sys, attnbench, scipy.signal; print('scipy.signal.windows' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == "True\n"
+
+
 @pytest.mark.parametrize("words", [["list"], ["task=date"], ["resume=runs"]], ids=lambda words: words[0])
 def test_a_command_collects_no_garbage_until_all_is_imported(words, tmp_path):
     program = (
