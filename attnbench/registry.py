@@ -95,9 +95,9 @@ class Registry:
         store = ConfigStore.instance().store
         store(name="run", node=RunConfig)
         for component in self.components.values():
-            made: Any = OmegaConf.structured(node(component.name, component.cls))
+            made: Any = node(component.name, component.cls)
             if not check_options:
-                made = OmegaConf.create(OmegaConf.to_container(made, enum_to_str=True))
+                made = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(made), enum_to_str=True))
                 OmegaConf.set_struct(made, False)
             if issubclass(component.cls, Task):
                 # a task may override the run around it, so that its own options stand one level down

@@ -125,11 +125,17 @@ def check_recipe(owner: str, recipe: Mapping[str, Any]) -> None:
     """Raise UnfitError where a task's recipe sets what a run does not have, or to the wrong type."""
     settings = {key: value for key, value in recipe.items() if key != "defaults"}
     try:
-        run = OmegaConf.structured(RunConfig)
-        OmegaConf.set_struct(run, True)
-        OmegaConf.merge(run, settings)
+        OmegaConf.merge(_run(), settings)
     except OmegaConfBaseException as error:
         raise UnfitError(f"{owner}.recipe does not fit a run: {explain(error)}") from error
+
+
+@cache
+def _run() -> DictConfig:
+    """Return a run's config as it is without a recipe."""
+    run: DictConfig = OmegaConf.structured(RunConfig)
+    OmegaConf.set_struct(run, True)
+    return run
 
 
 def node(name: str, cls: type) -> type:
@@ -139,24 +145,34 @@ def node(name: str, cls: type) -> type:
 
 @cache
 def _entries(cls: type) -> tuple[tuple[str, Any, Any], ...]:
-    """Make a node's field of each option, tried one by one so that an error names the option."""
+    """Make a node's field of each option, tried together, and then one by one so that an error names the option."""
     entries: list[tuple[str, Any, Any]] = []
-    for option in options(cls):
+    for option in (known := options(cls)):
         config_type, default = _config_type(option, cls)
         if isinstance(default, tuple):
             entry = (option.name, config_type, field(default_factory=lambda d=default: list(d)))  # type: ignore[misc]
         else:
             entry = (option.name, config_type, field(default=default))
-        try:
-            OmegaConf.structured(make_dataclass(cls.__name__, [entry]))
-        except (OmegaConfBaseException, ValueError) as error:
+        entries.append(entry)
+    if _fault(entries) is None:
+        return tuple(entries)
+    for option, entry in zip(known, entries, strict=True):
+        if (error := _fault([entry])) is not None:
             raise UnfitError(
                 f"{cls.__name__}'s option '{option.name}: {type_name(option.type)} = {option.default!r}' is not one "
                 "that a config can hold: write a bool, int, float, str, Path, Enum, Literal or tuple[X, ...], "
                 "or one of them `| None`, and a default of that type"
             ) from error
-        entries.append(entry)
     return tuple(entries)
+
+
+def _fault(entries: list[tuple[str, Any, Any]]) -> Exception | None:
+    """Return what OmegaConf says against fields; None where it takes them."""
+    try:
+        OmegaConf.structured(make_dataclass("node", entries))
+    except (OmegaConfBaseException, ValueError) as error:
+        return error
+    return None
 
 
 def type_name(hint: Any) -> str:
