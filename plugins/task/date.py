@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import random
 import re
 import string
@@ -94,9 +95,9 @@ def written(day: datetime.date, form: str, case: str) -> str:
 
 def drawn(rng: random.Random) -> Iterator[tuple[str, str]]:
     """Draw lines for ever, from the distribution of the book's data."""
-    span = (LAST_DAY - FIRST_DAY).days + 1
+    days = FIRST_DAY.toordinal(), LAST_DAY.toordinal() + 1
     while True:
-        day = FIRST_DAY + datetime.timedelta(days=rng.randrange(span))
+        day = datetime.date.fromordinal(rng.randrange(*days))
         form = rng.choice(("short", "medium", "long", "full"))
         case = rng.choice(("title", "title", "upper", "lower"))
         yield written(day, form, case), day.isoformat()
@@ -212,11 +213,11 @@ class DateConversion(Task):
         wanted = {split: round(share * self.lines) for split, share in self.shares.items()}
         wanted["train"] = self.lines - wanted["val"] - wanted["test"]
         stream = drawn(rng)
-        while any(len(pairs[split]) < wanted[split] for split in wanted):
-            source, target = next(stream)
-            split = self._split_of(source)
-            if len(pairs[split]) < wanted[split]:
-                pairs[split].append((source, target))
+        while missing := sum(max(0, wanted[split] - len(pairs[split])) for split in wanted):
+            for source, target in itertools.islice(stream, missing):
+                split = self._split_of(source)
+                if len(pairs[split]) < wanted[split]:
+                    pairs[split].append((source, target))
         return pairs
 
     def _split_of(self, source: str) -> Split:
