@@ -14,6 +14,10 @@ from attnbench.interfaces import Attention
 from attnbench.masking import hide_masked, prefix_mask
 from attnbench.shapes import BKD, BKV, BQD, Context, Mask, Pad, State
 
+#: Numbers of queries, keys or values that are mixed at once on a processor where no backward pass keeps what is made of
+#: them: what takes more than 32 MB, glibc gets from the system at each use, which costs more than to fill it.
+AT_ONCE = 1 << 20
+
 
 class PrefixAttention(Attention):
     """Attention whose state runs along the keys: a subclass sets `widths` and `out_dim`, and says how to `mix`.
@@ -44,9 +48,17 @@ class PrefixAttention(Attention):
         """Attend in linear time, and in quadratic time for the weights."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         padding, causal = prefix_mask(mask, query, key, causal)
-        context, weights, _ = self.mix(
-            query, key, value, causal=causal, padding=padding, state=None, need_weights=need_weights
-        )
+
+        def mix(q: Tensor, k: Tensor, v: Tensor, padding: Pad = None) -> tuple[Tensor, Tensor | None, State]:
+            return self.mix(q, k, v, causal=causal, padding=padding, state=None, need_weights=need_weights)
+
+        inputs = (query, key, value) if padding is None else (query, key, value, padding)
+        if query.is_cpu and not (need_weights or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            few = max(1, AT_ONCE // max(1, *(x.shape[1] * x.shape[2] for x in inputs[:3])))
+            if few < len(query):
+                parts = zip(*(torch.split(x, few) for x in inputs), strict=True)
+                return torch.cat([mix(*part)[0] for part in parts]), None
+        context, weights, _ = mix(*inputs)
         if weights is None or weights.dtype == value.dtype:
             return context, weights
         most = torch.finfo(value.dtype).max  # float16's is soon exceeded

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import attnbench
+from attnbench import prefix
 from attnbench.heads import split_heads
 
 MECHANISMS: dict[str, list[dict[str, Any]]] = {
@@ -211,6 +212,26 @@ def test_padding_is_passed_over_wherever_it_stands(name: str, options: dict[str,
         torch.testing.assert_close(context[:, rows], alone)
         torch.testing.assert_close(weights[:, :, rows][..., shown], matrix)
         assert bool((weights[..., ~shown] == 0).all())
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_few_examples_at_a_time_are_mixed_as_all_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gradients and weights, where there are many numbers."""
+    torch.manual_seed(0)
+    module, inputs = make(name, (8, 12, 6)).double(), [torch.randn(5, 20, width).double() for width in (8, 12, 6)]
+    whole, sizes = module.mix, []
+    monkeypatch.setattr(module, "mix", lambda *x, **options: sizes.append(len(x[0])) or whole(*x, **options))
+    monkeypatch.setattr(prefix, "AT_ONCE", 2 * 20 * 12)
+    for mask in (None, torch.rand(5, 1, 20) < 0.6):
+        for causal in (False, True):
+            sizes.clear()
+            expected, _ = module(*inputs, mask, causal=causal, need_weights=False)
+            with torch.no_grad():
+                context, weights = module(*inputs, mask, causal=causal, need_weights=False)
+                assert weights is None
+                assert module(*inputs, mask, causal=causal)[1] is not None
+            assert sizes == [5, 2, 2, 1, 5]
+            torch.testing.assert_close(context, expected)
 
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if name not in ("mamba2", "log_linear")])
