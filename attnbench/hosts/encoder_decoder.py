@@ -131,8 +131,13 @@ class EncoderDecoder(nn.Module):
             nn.init.zeros_(self.embed.weight[pad])
             self.out.weight = self.embed.weight
 
-    def encode(self, source: Tensor, mask: Bool[Tensor, "B S"] | None = None) -> Encoded:
-        """Read a source: tokens [B, S], of which padding is not read; or states [B, S, W], with a mask if any."""
+    def encode(self, source: Tensor | Encoded, mask: Bool[Tensor, "B S"] | None = None) -> Encoded:
+        """Read a source: tokens [B, S], of which padding is not read; or states [B, S, W], with a mask if any.
+
+        What has been read stays as it is: handed to `forward` and `greedy`, a source is read once for both.
+        """
+        if isinstance(source, Encoded):
+            return source
         if self.encoder is None:
             return Encoded(source, None if mask is None else mask.unsqueeze(1), self._first_hidden(source, mask))
         mask = source != self.pad
@@ -158,14 +163,14 @@ class EncoderDecoder(nn.Module):
         return h.contiguous(), c.contiguous()
 
     def forward(
-        self, source: Tensor, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
+        self, source: Tensor | Encoded, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B T V"]:
         """Teacher forcing: return the logits of each target token, knowing those before it."""
         logits: Tensor = self.out(self.features(source, target, mask))
         return logits
 
     def features(
-        self, source: Tensor, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
+        self, source: Tensor | Encoded, target: Int[Tensor, "B T"], mask: Bool[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B T F"]:
         """Return what `out` makes the logits of, for a loss that needs not all of them."""
         states, allowed, hidden = self.encode(source, mask)
@@ -191,7 +196,12 @@ class EncoderDecoder(nn.Module):
         return embedded if self.feed is None or context is None else embedded + self.feed(context)
 
     def greedy(
-        self, source: Tensor, length: int, mask: Bool[Tensor, "B S"] | None = None, *, need_weights: bool = False
+        self,
+        source: Tensor | Encoded,
+        length: int,
+        mask: Bool[Tensor, "B S"] | None = None,
+        *,
+        need_weights: bool = False,
     ) -> Decoded:
         """Write one token after the other, the likeliest each time, until each target has ended or is `length` long."""
         states, allowed, hidden = self.encode(source, mask)

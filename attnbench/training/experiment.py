@@ -180,10 +180,9 @@ class Experiment(pl.LightningModule):
         self._first = None
 
     def validation_step(self, batch: Any, index: int) -> None:
-        """Update the validation metrics."""
-        batch = self.task.decode(self.model, batch)
+        """Update the validation metrics; the first batch is decoded before, and kept for `first_examples`."""
         if index == 0 and self.trainer.world_size == 1 and self.task.lengths("val") is None:
-            self._first = batch
+            batch = self._first = self.task.decode(self.model, batch)
         self._update("val", batch)
 
     def on_validation_epoch_end(self) -> None:

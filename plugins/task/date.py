@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attnbench import AttentionMap, MakeAttention, Prediction, Register, Split, Task, UsageError, hookimpl
-from attnbench.hosts import Cell, Decoded, EncoderDecoder
+from attnbench.hosts import Cell, Decoded, Encoded, EncoderDecoder
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -250,8 +250,7 @@ class DateConversion(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy of each character, knowing those before it (nats)."""
-        logits = model(batch.source, batch.target)
-        return F.cross_entropy(logits.flatten(0, 1), batch.target.flatten())
+        return _cross_entropy(model(batch.source, batch.target), batch.target)
 
     def metrics(self) -> dict[str, Metric]:
         """exact_match: the share of dates that are right in every character; character_accuracy."""
@@ -263,16 +262,18 @@ class DateConversion(Task):
         """Write greedily."""
         return batch._replace(decoded=self._decoded(model, batch))
 
-    def _decoded(self, model: nn.Module, batch: Batch) -> Decoded:
+    def _decoded(self, model: nn.Module, batch: Batch, read: Encoded | None = None) -> Decoded:
         assert isinstance(model, EncoderDecoder)
-        return batch.decoded or model.greedy(batch.source, TARGET_LENGTH, need_weights=True)
+        return batch.decoded or model.greedy(read or batch.source, TARGET_LENGTH, need_weights=True)
 
     def evaluate(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> Float[Tensor, ""]:
-        """Decode greedily and compare."""
-        right = self._decoded(model, batch).tokens == batch.target
+        """Decode greedily and compare; a source is read once, for what is written and for the loss."""
+        assert isinstance(model, EncoderDecoder)
+        read = model.encode(batch.source)
+        right = self._decoded(model, batch, read).tokens == batch.target
         metrics["exact_match"].update(right.all(dim=1).float())
         metrics["character_accuracy"].update(right.float())
-        return self.loss(model, batch)
+        return _cross_entropy(model(read, batch.target), batch.target)
 
     def maps(self, model: nn.Module, batch: Batch) -> list[AttentionMap]:
         """Rows are the characters written, columns the characters read; the truth is the field that each tells.
@@ -308,6 +309,10 @@ class DateConversion(Task):
             None if weights is None else AttentionMap(weights[0], list(answer), list(text), title=f"{text} → {answer}")
         )
         return Prediction(answer, float(of_each.prod()), seen, of_each.flatten().tolist())
+
+
+def _cross_entropy(logits: Float[Tensor, "B T V"], target: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
 def _title(batch: Batch, written: Tensor, i: int) -> str:

@@ -132,6 +132,16 @@ def test_lstm_begins_with_both_states_of_both_directions():
         assert torch.equal(mine[0], torch.cat([last[0], last[1]], dim=-1))
 
 
+def test_what_was_read_once_is_answered_as_the_source_is():
+    model, target = host(), torch.tensor([[3, 4]] * 3)
+    read = model.encode(SOURCE)
+    model.encoder.register_forward_hook(lambda *_: pytest.fail("it is read again"))
+    answers = model(read, target), *model.greedy(read, 7, need_weights=True)
+    model.encoder._forward_hooks.clear()
+    expected = model(SOURCE, target), *model.greedy(SOURCE, 7, need_weights=True)
+    assert all(map(torch.equal, answers, expected))
+
+
 def test_tokens_and_states_exclude_each_other():
     with pytest.raises(ValueError, match=r"tokens .* or states .*, not both"):
         host(source_vocabulary=4, states_dim=4)

@@ -165,6 +165,14 @@ def test_exact_match_counts_whole_dates_and_the_other_metric_characters(task):
     assert metrics["character_accuracy"].compute() == pytest.approx(39 / 40)
 
 
+def test_an_evaluation_reads_a_source_once_for_what_is_written_and_for_the_loss(task):
+    model, batch, read = task.model(make_attention()), task.data("val")[[0, 1, 2]], []
+    model.encoder.register_forward_hook(lambda *_: read.append(1))
+    loss = task.evaluate(model, batch, task.metrics())
+    assert len(read) == 1
+    assert torch.equal(loss, task.loss(model, batch))
+
+
 def test_maps_have_a_label_for_each_row_and_column(task):
     model = task.model(make_attention())
     batch = task.data("val")[[0, 1, 2]]
