@@ -17,6 +17,12 @@ def tiles(figure):
     return [axis for axis in figure.axes if axis.images and axis.get_label() != "<colorbar>"]
 
 
+def labels(axis):
+    """Return what is written beside the rows of a tile, and under its columns."""
+    texts, rows = [text.get_text() for text in axis.texts], axis.images[0].get_array().shape[0]
+    return texts[:rows], texts[rows:]
+
+
 def test_there_is_a_tile_for_each_head_and_one_colour_bar():
     figure = draw(example(3, 4, 5))
     assert [axis.get_title() for axis in tiles(figure)] == ["head 1 of 3", "head 2 of 3", "head 3 of 3"]
@@ -25,15 +31,31 @@ def test_there_is_a_tile_for_each_head_and_one_colour_bar():
 
 def test_every_row_and_column_is_labelled():
     axis = tiles(draw(example(1, 4, 5)))[0]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["0", "1", "2", "3"]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["k"] * 5
+    assert labels(axis) == (["0", "1", "2", "3"], ["k"] * 5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "queries", "keys", "word"), [(1, 1, 3, "k"), (8, 5, 12, "word"), (3, 9, 2, "of many")]
+)
+def test_tiles_their_labels_the_title_and_the_bar_have_each_a_place_of_their_own(heads, queries, keys, word):
+    made = example(heads, queries, keys)
+    figure = draw(replace(made, columns=[word] * keys, rows=[word] * queries, title="a title in some lines " * 5))
+    renderer = figure.canvas.get_renderer()
+    boxes = [axis.get_tightbbox(renderer) for axis in figure.axes] + [figure.texts[0].get_window_extent()]
+    for i, box in enumerate(boxes):
+        assert min(box.x0, box.y0) >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    for axis in tiles(figure):  # of squares, 0.19 inches wide
+        assert axis.get_window_extent().size == pytest.approx((keys * 0.19 * 110, queries * 0.19 * 110))
 
 
 def test_of_many_keys_the_last_are_drawn_and_the_largest_weight_is_the_brightest():
     weights = 0.01 * torch.eye(500)[-3:].unsqueeze(0)
     picture = draw(AttentionMap(weights, list("abc"), [str(n) for n in range(500)]))
     (axis,) = tiles(picture)
-    assert [label.get_text() for label in axis.get_xticklabels()] == [str(n) for n in range(436, 500)]
+    assert labels(axis) == (list("abc"), [str(n) for n in range(436, 500)])
     assert axis.images[0].get_array().tolist() == (0.01 * torch.eye(64))[-3:].tolist()
     assert axis.images[0].get_clim() == pytest.approx((0.0, 0.01))
 
@@ -86,10 +108,10 @@ def test_one_query_over_many_keys_is_written_as_a_text_the_heaviest_word_darkest
 
 
 def test_letters_that_the_font_lacks_are_spelled_a_dollar_is_one_and_a_long_label_is_cut():
-    labels = ["🎬", "映", "é", "$x$", "a" * 100]
-    (axis,) = tiles(draw(AttentionMap(torch.eye(5).unsqueeze(0), labels, labels, title="$1")))
+    words = ["🎬", "映", "é", "$x$", "a" * 100]
+    (axis,) = tiles(draw(AttentionMap(torch.eye(5).unsqueeze(0), words, words, title="$1")))
     spelled = [":clapper board:", "\\u6620", "é", r"\$x\$", "a" * 23 + "…"]
-    assert [label.get_text() for label in axis.get_xticklabels()] == spelled
+    assert labels(axis) == (spelled, spelled)
     assert axis.figure.get_suptitle() == r"\$1"
     pixels(axis.figure)  # a warning would be an error
 
