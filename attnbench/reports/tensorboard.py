@@ -7,12 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import hparams, image, scalar
 
 from attnbench.files import whole
@@ -120,6 +116,13 @@ def rewind(folder: Path, step: int) -> None:
 
     TensorBoard would show the first hyperparameters, and warn of points that are out of order.
     """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
+        RawEventFileLoader,
+    )
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records = list(RawEventFileLoader(str(path)).Load())
         try:
@@ -133,5 +136,5 @@ def rewind(folder: Path, step: int) -> None:
                     writer.write(record)
 
 
-def _lasts(event: Event, step: int) -> bool:
-    return event.step <= step and not any(value.tag.startswith("_hparams_/") for value in event.summary.value)
+def _lasts(event: Any, step: int) -> bool:
+    return bool(event.step <= step and not any(value.tag.startswith("_hparams_/") for value in event.summary.value))
