@@ -49,17 +49,16 @@ def run_once() -> None:
     """Do the default run and print its parts, a line each."""
     parts: dict[str, float] = {}
     sys.argv = ["attnbench", "trainer.progress_bar=false"]
-    from attnbench.__main__ import main
-    from attnbench.registry import Registry
-
-    registry = Registry.load()
     from attnbench.plugins.task.date import DateConversion
 
     from attnbench import run
+    from attnbench.__main__ import main
+    from attnbench.registry import Registry
     from attnbench.reports.attention import Pictures
     from attnbench.training.experiment import Experiment
 
     parts["imports"] = time.process_time()
+    timed(parts, "plugins", Registry, "load")
     timed(parts, "preparing data", DateConversion, "prepare")
     timed(parts, "steps", Experiment, "training_step")
     for method in ("validation_step", "on_validation_epoch_end", "maps"):
@@ -74,7 +73,7 @@ def run_once() -> None:
         steps = json.loads(result.read_text())["steps"]
     parts["all else"] = time.process_time() - sum(parts.values())
     print(*(f"{name}={seconds}" for name, seconds in parts.items()), sep="\n", file=sys.stderr)
-    print(f"bare loop={steps * bare(registry)}", file=sys.stderr)
+    print(f"bare loop={steps * bare(Registry.load())}", file=sys.stderr)
 
 
 def bare(registry) -> float:
