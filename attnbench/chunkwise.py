@@ -174,11 +174,12 @@ class _Pairs(NamedTuple):
 
 def _pairs(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> _Pairs:
     """Return the pairs of `rows` and 2^n keys with log gates a, one for each key or for each channel."""
+    pairs = _at_once if _any_length(k) else _tree
+    if a is not None and a.shape[-1] == k.shape[-1]:
+        return pairs(rows, k, a)
+    rows, k = tuple(row.contiguous() for row in rows), k.contiguous()  # for two products
     if a is None:
         return _Pairs([(row @ k.mT).tril_() for row in rows], list(rows), k, None)
-    pairs = _at_once if _any_length(k) else _tree
-    if a.shape[-1] == k.shape[-1]:
-        return pairs(rows, k, a)
     one = torch.ones_like(a)
     (decay,), (prefix,), suffix, gate = pairs((one,), one, a)
     return _Pairs([(row @ k.mT) * decay for row in rows], [row * prefix for row in rows], k * suffix, gate)

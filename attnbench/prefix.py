@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from itertools import repeat
 
 import torch
 from jaxtyping import Float
@@ -14,8 +16,8 @@ from attnbench.interfaces import Attention
 from attnbench.masking import hide_masked, prefix_mask
 from attnbench.shapes import BKD, BKV, BQD, Context, Mask, Pad, State
 
-#: Numbers of queries, keys or values that are mixed at once on a processor where no backward pass keeps what is made of
-#: them: what takes more than 32 MB, glibc gets from the system at each use, which costs more than to fill it.
+#: Numbers of an input that `by_examples` passes on at once. What takes more than 32 MB, and a mechanism may make arrays
+#: several times as wide as its inputs, glibc gets from the system at each use, which costs more than to fill it.
 AT_ONCE = 1 << 20
 
 
@@ -49,16 +51,12 @@ class PrefixAttention(Attention):
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
         padding, causal = prefix_mask(mask, query, key, causal)
 
-        def mix(q: Tensor, k: Tensor, v: Tensor, padding: Pad = None) -> tuple[Tensor, Tensor | None, State]:
+        def mix(q: Tensor, k: Tensor, v: Tensor, padding: Pad) -> tuple[Tensor, Tensor | None, State]:
             return self.mix(q, k, v, causal=causal, padding=padding, state=None, need_weights=need_weights)
 
-        inputs = (query, key, value) if padding is None else (query, key, value, padding)
-        if query.is_cpu and not (need_weights or torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            few = max(1, AT_ONCE // max(1, *(x.shape[1] * x.shape[2] for x in inputs[:3])))
-            if few < len(query):
-                parts = zip(*(torch.split(x, few) for x in inputs), strict=True)
-                return torch.cat([mix(*part)[0] for part in parts]), None
-        context, weights, _ = mix(*inputs)
+        if not need_weights:
+            return by_examples(lambda *part: mix(*part)[0], query, key, value, padding), None
+        context, weights, _ = mix(query, key, value, padding)
         if weights is None or weights.dtype == value.dtype:
             return context, weights
         most = torch.finfo(value.dtype).max  # float16's is soon exceeded
@@ -68,6 +66,20 @@ class PrefixAttention(Attention):
         """Decode one token from the running state, in constant time."""
         context, _, state = self.mix(query, key, value, causal=True, padding=None, state=state, need_weights=False)
         return context, state
+
+
+def by_examples(attend: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """Return attend(*inputs), all [B, ...], of a few examples at a time where they are long.
+
+    All at once for a backward pass, which keeps what they make anyway, on other devices than a processor, and traced.
+    """
+    shown = [x for x in inputs if x is not None]
+    if shown[0].is_cpu and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        few = max(1, AT_ONCE // max(1, *(x[:1].numel() for x in shown)))
+        if few < len(shown[0]):
+            parts = zip(*(repeat(None) if x is None else torch.split(x, few) for x in inputs))  # noqa: B905
+            return torch.cat([attend(*part) for part in parts])
+    return attend(*inputs)
 
 
 def share_width(name: str, width: float, num_heads: int) -> int:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from attnbench import Attention, causal_mask, full_precision, hide_masked
 from attnbench.chunkwise import decayed_linear
 from attnbench.heads import split_heads
-from attnbench.prefix import join_heads, share_width, widen
-from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
+from attnbench.prefix import by_examples, join_heads, share_width, widen
+from attnbench.shapes import BKD, BKV, BQD, Context, Mask, Pad, State
 
 from .maps import FEATURE_MAPS, FeatureMap
 
@@ -74,23 +74,31 @@ class LinearAttention(Attention):
     ) -> tuple[Float[Tensor, "B Q Dout"], Float[Tensor, "B H Q K"] | None]:
         """Attend, in linear time when no weights are needed and no mask differs between queries."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        if not need_weights and (mask is None or mask.shape[1] == 1):
+            padding = None if mask is None else mask[:, 0]
+            return by_examples(lambda *part: self._by_sums(*part, causal=causal), query, key, value, padding), None
         q, k, v = self._features(query, key, value)
-        weights = None
         with full_precision(v):  # float16 ends at 65,504, which the sums soon exceed
-            if need_weights or (mask is not None and mask.shape[1] > 1):
-                allowed, products = causal_mask(mask, query, causal), q @ k.mT
-                if allowed is not None:
-                    products = products.masked_fill(~allowed.unsqueeze(1), 0.0)
-                weights = divide(products, products.sum(dim=-1, keepdim=True))
-                context = weights @ v
-            elif causal:
-                context = self._run(q, k, v, None if mask is None else mask[:, 0])[0]
-            else:
-                if mask is not None:
-                    k = k.masked_fill(~mask.mT.unsqueeze(1), 0.0)
-                context = divide(q @ (k.mT @ v), q @ k.sum(dim=-2).unsqueeze(-1))
+            allowed, products = causal_mask(mask, query, causal), q @ k.mT
+            if allowed is not None:
+                products = products.masked_fill(~allowed.unsqueeze(1), 0.0)
+            weights = divide(products, products.sum(dim=-1, keepdim=True))
+            context = weights @ v
         context = self.out_proj(join_heads(context, value.dtype))
-        return context, weights.to(value.dtype) if need_weights and weights is not None else None
+        return context, weights.to(value.dtype) if need_weights else None
+
+    def _by_sums(self, query: BQD, key: BKD, value: BKV, padding: Pad, *, causal: bool) -> Float[Tensor, "B Q Dout"]:
+        """Attend in linear time."""
+        q, k, v = self._features(query, key, value)
+        with full_precision(v):
+            if causal:
+                context = self._run(q, k, v, padding)[0]
+            else:
+                if padding is not None:
+                    k = k.masked_fill(~padding[:, None, :, None], 0.0)
+                context = divide(q @ (k.mT @ v), q @ k.sum(dim=-2).unsqueeze(-1))
+        projected: Tensor = self.out_proj(join_heads(context, value.dtype))
+        return projected
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Decode one token from the running sums, in constant time."""
