@@ -303,11 +303,11 @@ class Redrawn:
         self.title: Any = self.figure.texts[0]
         changing = (*self.images, *self.frames, *self.labels, self.title)
         for artist in changing:
-            artist.set_alpha(0.0)  # it takes its room all the same
+            artist.set_visible(False)
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(self.figure.bbox)
         for artist in changing:
-            artist.set_alpha(None)
+            artist.set_visible(True)
 
 
 class Pictures(pl.Callback):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-from torch.utils.tensorboard.summary import hparams, image, scalar
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from torch.utils.tensorboard.summary import hparams, scalar
 
 from attnbench.files import whole
 from attnbench.interfaces import Task
@@ -59,9 +62,13 @@ class EventLog(TensorBoardLogger):
     @rank_zero_only
     def add_picture(self, tag: str, pixels: Any, step: int) -> None:
         """Write a picture, [height, width, 3], with its description."""
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)  # a tenth larger, in half the time
+        height, width, colours = pixels.shape
+        image = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=file.getvalue())
         group = tag.partition("/")[0]
         told = self.descriptions.get(f"{group}/", "" if group == "test" else self.descriptions.get("images", ""))
-        self._write(image(tag, pixels, dataformats="HWC"), "images", told, step)  # type: ignore[no-untyped-call]
+        self._write(Summary(value=[Summary.Value(tag=tag, image=image)]), "images", told, step)
 
     def _write(self, summary: Any, plugin: str, description: str, step: int | None) -> None:
         metadata = summary.value[0].metadata
