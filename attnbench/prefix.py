@@ -71,10 +71,10 @@ class PrefixAttention(Attention):
 def by_examples(attend: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """Return attend(*inputs), all [B, ...], of a few examples at a time where they are long.
 
-    All at once for a backward pass, which keeps what they make anyway, on other devices than a processor, and traced.
+    All at once on other devices than a processor, and where it is traced.
     """
     shown = [x for x in inputs if x is not None]
-    if shown[0].is_cpu and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+    if shown[0].is_cpu and not torch.compiler.is_compiling():
         few = max(1, AT_ONCE // max(1, *(x[:1].numel() for x in shown)))
         if few < len(shown[0]):
             parts = zip(*(repeat(None) if x is None else torch.split(x, few) for x in inputs))  # noqa: B905

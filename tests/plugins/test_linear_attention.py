@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import attnbench
-from attnbench import prefix
 from attnbench.registry import Registry
 
 MAPS = ("elu", "taylor", "hedgehog", "performer")
@@ -46,20 +45,6 @@ def test_whole_in_chunks_and_token_by_token_are_one(feature_map: str, num_heads:
         context, state = module.step(x[:, now], x[:, now], v[:, now], state)
         torch.testing.assert_close(context, whole[:, now])
     assert sum(part.numel() for part in state) == 2 * module.state_size(70)
-
-
-def test_a_few_examples_at_a_time_are_attended_as_all_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, sizes = make((8, 8, 6)).double(), []
-    module.q_map.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
-    x, v = torch.randn(5, 20, 8, dtype=torch.float64), torch.randn(5, 20, 6, dtype=torch.float64)
-    monkeypatch.setattr(prefix, "AT_ONCE", 2 * 20 * 8)
-    for mask in (None, torch.rand(5, 1, 20) < 0.7):
-        for causal in (False, True):
-            sizes.clear()
-            whole, _ = module(x, x, v, mask, causal=causal, need_weights=False)
-            with torch.no_grad():
-                torch.testing.assert_close(module(x, x, v, mask, causal=causal, need_weights=False)[0], whole)
-            assert sizes == [5, 2, 2, 1]
 
 
 def test_elu_and_one_keeps_its_digits_and_its_slope() -> None:

@@ -214,24 +214,26 @@ def test_padding_is_passed_over_wherever_it_stands(name: str, options: dict[str,
         assert bool((weights[..., ~shown] == 0).all())
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
-def test_a_few_examples_at_a_time_are_mixed_as_all_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without gradients and weights, where there are many numbers."""
+@pytest.mark.parametrize("name", [*MECHANISMS, "linear_attention"])
+def test_a_few_long_examples_at_a_time_are_mixed_as_all_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    module, inputs = make(name, (8, 12, 6)).double(), [torch.randn(5, 20, width).double() for width in (8, 12, 6)]
-    whole, sizes = module.mix, []
-    monkeypatch.setattr(module, "mix", lambda *x, **options: sizes.append(len(x[0])) or whole(*x, **options))
-    monkeypatch.setattr(prefix, "AT_ONCE", 2 * 20 * 12)
+    widths = (8, 8, 6) if name == "linear_attention" else (8, 12, 6)
+    module, inputs = make(name, widths).double(), [torch.randn(5, 20, width, dtype=torch.float64) for width in widths]
+    query, sizes = inputs[0].requires_grad_(), []
+    mixes = module.q_map if name == "linear_attention" else module.q_proj
+    mixes.register_forward_hook(lambda _, arguments, output: sizes.append(len(output)))
     for mask in (None, torch.rand(5, 1, 20) < 0.6):
         for causal in (False, True):
-            sizes.clear()
-            expected, _ = module(*inputs, mask, causal=causal, need_weights=False)
-            with torch.no_grad():
+            outputs = []
+            for at_once in (1 << 20, 2 * 20 * widths[1]):
+                monkeypatch.setattr(prefix, "AT_ONCE", at_once)
                 context, weights = module(*inputs, mask, causal=causal, need_weights=False)
                 assert weights is None
-                assert module(*inputs, mask, causal=causal)[1] is not None
+                outputs.append([context, *torch.autograd.grad(context.square().sum(), query)])
+            assert module(*inputs, mask, causal=causal)[1] is not None
             assert sizes == [5, 2, 2, 1, 5]
-            torch.testing.assert_close(context, expected)
+            sizes.clear()
+            torch.testing.assert_close(*outputs)
 
 
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if name not in ("mamba2", "log_linear")])
