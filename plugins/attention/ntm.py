@@ -39,6 +39,7 @@ class NTM(Attention):
         gate_bias: what b gives g at the start; a negative one goes by where it was, until it learns to look by content.
         shift_bias: what b gives the step to the next key at the start; a positive one walks on.
         stay_bias: what b gives no step at the start; a positive one stays where it is.
+        gamma_bias: what b gives γ at the start; a large one keeps the weights on one key from the first.
 
     Raises ValueError when max_shift is negative; and when called with several queries, for where it looks depends on
     where it looked: hand it one query, and as `previous` the weights that it returned last.
@@ -59,6 +60,7 @@ class NTM(Attention):
         gate_bias: float = 0.0,
         shift_bias: float = 0.0,
         stay_bias: float = 0.0,
+        gamma_bias: float = 0.0,
     ) -> None:
         super().__init__(query_dim, key_dim, value_dim)
         if max_shift < 0:
@@ -74,6 +76,7 @@ class NTM(Attention):
             (key_dim + 1, gate_bias),
             (stay - min(1, max_shift), shift_bias),
             (stay, stay_bias),
+            (-1, gamma_bias),
         )
         with torch.no_grad():
             for place, bias in starts:

@@ -159,3 +159,10 @@ def test_a_head_may_start_by_staying_where_it_is() -> None:
     options = {"gate_bias": -9.0, "stay_bias": 20.0, "scoring": "cosine"}
     made = attnbench.build("attention", "ntm", query_dim=3, key_dim=2, value_dim=2, max_shift=2, **options)
     close(look(made, [0.0, 1.0, 0.0, 0.0]), [0.0, 1.0, 0.0, 0.0], atol=0.01, rtol=0)
+
+
+def test_a_head_may_start_by_sharpening() -> None:
+    options = {"query_dim": 3, "key_dim": 2, "value_dim": 2, "gate_bias": -9.0, "stay_bias": 20.0, "scoring": "cosine"}
+    for gamma_bias, first in ((0.0, 0.66), (20.0, 1.0)):  # .6^γ / (.6^γ + .4^γ), γ = 1 + softplus of the bias
+        made = attnbench.build("attention", "ntm", gamma_bias=gamma_bias, **options)
+        close(look(made, [0.0, 0.6, 0.4, 0.0]), [0.0, first, 1 - first, 0.0], atol=0.02, rtol=0)
