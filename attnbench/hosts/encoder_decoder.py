@@ -23,12 +23,12 @@ class Encoded(NamedTuple):
     Attributes:
         states: [B, S, W], the keys and values.
         mask: [B, 1, S], True where something stands; None where it does everywhere.
-        hidden: what the decoder begins with.
+        hidden: what the decoder begins with; None for zeros.
     """
 
     states: Tensor
     mask: Tensor | None
-    hidden: Hidden
+    hidden: Hidden | None
 
 
 class Decoded(NamedTuple):
@@ -65,6 +65,9 @@ class EncoderDecoder(nn.Module):
     Source states may also be given, [B, S, states_dim], in place of tokens: of an image, say. The decoder then begins
     with tanh(W mean of the states), as in "Show, Attend and Tell" (Xu et al. 2015, arXiv:1502.03044).
 
+    Without `bridge` the decoder begins with zeros, and what was read reaches it through attention alone: what a
+    mechanism cannot find, no summary of the source tells.
+
     Differs from the paper: the query is the decoder's state of this step and not of the last (as Luong et al. 2015,
     arXiv:1508.04025, have it), so that all queries of a known target are asked at once; without `feed` the context
     goes into the output alone, which without `tied` has no hidden layer.
@@ -78,6 +81,7 @@ class EncoderDecoder(nn.Module):
         source_vocabulary: the tokens that can be read; None where they are those that are written, and embedded alike.
         states_dim: the width of source states that are given: there is no encoder then.
         feed: whether the decoder is fed the context of the step before.
+        bridge: whether the decoder begins with the encoder's last states, or those made of the mean; else with zeros.
         tied: whether the output's matrix is the embedding of the tokens that are written.
         sparse: whether embeddings have sparse gradients; of `tied` ones a loss then reads `features` and not logits.
         pad: the token behind the end of a source or target; it is not read.
@@ -98,6 +102,7 @@ class EncoderDecoder(nn.Module):
         source_vocabulary: int | None = None,
         states_dim: int | None = None,
         feed: bool = False,
+        bridge: bool = True,
         tied: bool = False,
         sparse: bool = False,
         pad: int = 0,
@@ -109,7 +114,7 @@ class EncoderDecoder(nn.Module):
             raise ValueError(f"embed_dim={embed_dim} and hidden_dim={hidden_dim} are at least 1")
         if source_vocabulary is not None and states_dim is not None:
             raise ValueError("a source is tokens (source_vocabulary) or states (states_dim), not both")
-        self.pad, self.start, self.end = pad, start, end
+        self.pad, self.start, self.end, self.bridge = pad, start, end, bridge
         width, make_cell = 2 * hidden_dim, CELLS[cell]
         self.embed = nn.Embedding(vocabulary, embed_dim, padding_idx=pad, sparse=sparse)
         self.source_embed = self.encoder = self.begin = None
@@ -117,7 +122,7 @@ class EncoderDecoder(nn.Module):
             self.source_embed = nn.Embedding(source_vocabulary, embed_dim, padding_idx=pad, sparse=sparse)
         if states_dim is None:
             self.encoder = make_cell(embed_dim, hidden_dim, batch_first=True, bidirectional=True)
-        else:
+        elif bridge:
             self.begin = nn.Linear(states_dim, width if cell == "gru" else 2 * width)
         self.decoder = make_cell(embed_dim, width, batch_first=True)
         of_keys = width if states_dim is None else states_dim
@@ -146,11 +151,14 @@ class EncoderDecoder(nn.Module):
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         states, last = self.encoder(packed)
         padded, _ = nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
+        if not self.bridge:
+            return Encoded(padded, mask.unsqueeze(1), None)
         hidden = (_joined(last[0]), _joined(last[1])) if isinstance(last, tuple) else _joined(last)
         return Encoded(padded, mask.unsqueeze(1), hidden)
 
-    def _first_hidden(self, states: Tensor, mask: Tensor | None) -> Hidden:
-        assert self.begin is not None
+    def _first_hidden(self, states: Tensor, mask: Tensor | None) -> Hidden | None:
+        if self.begin is None:
+            return None
         if mask is None:
             mean = states.mean(dim=1)
         else:

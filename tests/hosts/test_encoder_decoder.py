@@ -30,7 +30,7 @@ SOURCE = torch.tensor([[3, 4, 5, 6, 7], [8, 2, 3, 0, 0], [4, 0, 0, 0, 0]])
 @pytest.mark.parametrize(
     ("name", "scoring"), [("soft", "additive"), ("location_aware", None), ("local", "dot"), ("multihead", "scaled_dot")]
 )
-@pytest.mark.parametrize("options", [{}, {"feed": True}, {"tied": True, "feed": True}])
+@pytest.mark.parametrize("options", [{}, {"feed": True}, {"tied": True, "feed": True}, {"bridge": False}])
 def test_greedy_decoding_says_what_teacher_forcing_would(cell, name, scoring, options):
     model = host(make(name, scoring), cell=cell, **options)
     tokens, weights = model.greedy(SOURCE, 7, need_weights=True)
@@ -54,6 +54,19 @@ def test_a_target_token_is_written_knowing_those_before_it_only():
     later = torch.tensor([[3, 4, 8, 8]] * 3)
     torch.testing.assert_close(model(SOURCE, later)[:, :3], model(SOURCE, target)[:, :3])
     assert not torch.allclose(model(SOURCE, later)[:, 3], model(SOURCE, target)[:, 3])
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_without_a_bridge_attention_alone_tells_of_the_source(cell):
+    def told(bridge, share):
+        torch.manual_seed(0)
+        model = host(make("soft", "scaled_dot"), cell=cell, bridge=bridge)
+        look = model.attention.forward
+        model.attention.forward = lambda *inputs, **options: (share * look(*inputs, **options)[0], None)
+        one, other = model(SOURCE[:2], torch.tensor([[3, 4, 5]] * 2))
+        return not torch.allclose(one, other)
+
+    assert [told(bridge, share) for bridge in (True, False) for share in (1.0, 0.0)] == [True, True, True, False]
 
 
 def test_what_is_fed_is_what_attention_saw_at_the_step_before():

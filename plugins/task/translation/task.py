@@ -61,6 +61,8 @@ class Translation(Task):
         embed_dim: the width of a word's embedding, which is also the output's matrix.
         hidden_dim: the recurrent encoder's width in each direction; the decoder is twice as wide.
         feed: whether the recurrent decoder is fed what attention saw at the step before.
+        bridge: whether the recurrent decoder begins with the encoder's last states; else with zeros, so that attention
+            alone tells it of the source.
         drawn: how many words compete with a batch's own in the training loss; 0 for all words.
     """
 
@@ -90,6 +92,7 @@ class Translation(Task):
         embed_dim: int = 256,
         hidden_dim: int = 64,
         feed: bool = False,
+        bridge: bool = False,
         drawn: int = 500,
     ) -> None:
         if min(source, target) < 0 or source == target:
@@ -100,11 +103,15 @@ class Translation(Task):
                 f"{target_vocabulary} at least {len(SPECIAL) + 1}, drawn={drawn} at least 0"
             )
         self.file, self.columns, self.max_words, self.lower = file, (source, target), max_words, lower
-        if feed and model == "transformer":
-            raise ValueError("feed=true is for model=recurrent: a transformer's decoder sees all that was written")
+        if model == "transformer" and (feed or bridge):
+            raise ValueError(
+                f"{'feed' if feed else 'bridge'}=true is for model=recurrent: a transformer's decoder sees all that "
+                "was written, and the source through attention alone"
+            )
         self.kind, self.layers = model, layers
         self.tokens, self.sizes, self.data_seed = tokens, (source_vocabulary, target_vocabulary), data_seed
-        self.cell, self.embed_dim, self.hidden_dim, self.feed, self.drawn = cell, embed_dim, hidden_dim, feed, drawn
+        self.cell, self.embed_dim, self.hidden_dim = cell, embed_dim, hidden_dim
+        self.feed, self.bridge, self.drawn = feed, bridge, drawn
         self.vocabularies: tuple[Tokenizer, Tokenizer] | None = None
         self.frequency = torch.zeros(0)
 
@@ -164,7 +171,7 @@ class Translation(Task):
             )  # fmt: skip
         return EncoderDecoder(
             make_attention, written, source_vocabulary=read, embed_dim=self.embed_dim, hidden_dim=self.hidden_dim,
-            cell=self.cell, feed=self.feed, tied=True, sparse=sparse, pad=PAD, start=START, end=END,
+            cell=self.cell, feed=self.feed, bridge=self.bridge, tied=True, sparse=sparse, pad=PAD, start=START, end=END,
         )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:

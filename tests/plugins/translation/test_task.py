@@ -48,7 +48,12 @@ def test_a_source_that_is_another_one_once_unknown_words_are_one_symbol_is_left_
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tokens": "bpe", "source_vocabulary": 60}, {"feed": True, "cell": "gru"}, {"model": "transformer"}],
+    [
+        {},
+        {"tokens": "bpe", "source_vocabulary": 60},
+        {"feed": True, "bridge": True, "cell": "gru"},
+        {"model": "transformer"},
+    ],
 )
 def test_options_train_evaluate_and_draw(options):
     task = prepared(**options)
@@ -90,7 +95,8 @@ def test_bleu_is_told_by_the_length_of_the_source():
 
 
 @pytest.mark.parametrize("option", [{"source": 1}, {"target": -1}, {"max_words": 0}, {"target_vocabulary": 4},
-                                    {"feed": True, "model": "transformer"}])  # fmt: skip
+                                    {"feed": True, "model": "transformer"},
+                                    {"bridge": True, "model": "transformer"}])  # fmt: skip
 def test_options_that_fit_nothing_are_a_line(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         Translation(**option)
