@@ -193,10 +193,13 @@ def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> _Pairs:
     pass will want what they were.
     """
     gate, half, recorded = a.exp(), 1, _recorded()
-    k = k if recorded else k * torch.ones_like(gate)  # a copy; under torch.func.vmap batched where gate is
+    k = k if recorded else torch.add(k, gate, alpha=0)  # a copy; under torch.func.vmap batched where gate is
     q = [row * gate for row in rows]
-    A = [(row * k).sum(dim=-1) for row in rows]
-    A = [x.unsqueeze(-1).unsqueeze(-1) if recorded else torch.diag_embed(x) for x in A]  # recorded [..., blocks, 1, 1]
+    if recorded or k.shape[-1] == 1:
+        A = [(row * k).sum(dim=-1) for row in rows]
+        A = [x.unsqueeze(-1).unsqueeze(-1) if recorded else torch.diag_embed(x) for x in A]  # [..., blocks, 1, 1]
+    else:
+        A = [(row @ k.mT).tril() for row in rows]  # of which the diagonal stays
     while half < a.shape[-2]:
         (k1, k2), (gate1, gate2) = _halves(k, half), _halves(gate, 1)
         for i, (q1, q2) in enumerate([_halves(x, half) for x in q]):
