@@ -152,12 +152,15 @@ class LazyBatches(Dataset[Iterator[Any]]):
 
 
 class EvalSampler(Sampler[list[int]]):
-    """Every example once, in order, or by length; processes share out the examples of each batch."""
+    """Every example once, in order, or by length behind the first batch; processes share out those of each batch."""
 
     def __init__(self, size: int, batch_size: int, limit: int | None, lengths: Tensor | None = None) -> None:
         size = size if limit is None else min(size, limit * batch_size)
-        order = list(range(size)) if lengths is None else lengths[:size].argsort(stable=True).tolist()
-        self.batches = [order[start : start + batch_size] for start in range(0, size, batch_size)]
+        order = torch.arange(size)
+        if lengths is not None:
+            first, rest = order[:batch_size], order[batch_size:]  # the first examples are those that are pictured
+            order = torch.cat([first, rest[lengths[rest].argsort(stable=True)]])
+        self.batches = [batch.tolist() for batch in order.split(batch_size)]
 
     def _shares(self) -> list[list[int]]:
         rank, processes = rank_and_world_size()

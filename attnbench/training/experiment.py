@@ -181,7 +181,7 @@ class Experiment(pl.LightningModule):
 
     def validation_step(self, batch: Any, index: int) -> None:
         """Update the validation metrics; the first batch is decoded before, and kept for `first_examples`."""
-        if index == 0 and self.trainer.world_size == 1 and self.task.lengths("val") is None:
+        if index == 0 and self.trainer.world_size == 1:
             batch = self._first = self.task.decode(self.model, batch)
         self._update("val", batch)
 

@@ -233,8 +233,8 @@ class DateConversion(Task):
         return self._splits[split]
 
     def lengths(self, split: Split) -> Tensor | None:
-        """Return the lengths of the test's sources; a step has all forms, and validation begins with the pictured."""
-        return (self._splits[split].source != PAD).sum(dim=1) if split == "test" else None
+        """Return the lengths of the sources that are evaluated; a step of training has all forms."""
+        return None if split == "train" else (self._splits[split].source != PAD).sum(dim=1)
 
     def question(self, batch: Batch) -> Tensor:
         """Return the date as it is written."""

@@ -93,5 +93,6 @@ def test_steps_of_like_lengths_see_every_example_once_and_stay_a_function_of_the
 
 def test_evaluation_by_length_reads_every_example_once():
     lengths = torch.tensor([3, 1, 2, 5, 4])
-    assert list(EvalSampler(5, 2, None, lengths)) == [[1, 2], [0, 4], [3]]
-    assert list(EvalSampler(5, 2, 1, lengths)) == [[1, 0]]  # of the first two
+    assert list(EvalSampler(5, 1, None, lengths)) == [[0], [1], [2], [4], [3]]
+    assert list(EvalSampler(5, 2, None, lengths)) == [[0, 1], [2, 4], [3]]  # the first are those that are pictured
+    assert list(EvalSampler(5, 2, 1, lengths)) == [[0, 1]]
