@@ -160,7 +160,7 @@ class EvalSampler(Sampler[list[int]]):
         if lengths is not None:
             first, rest = order[:batch_size], order[batch_size:]  # the first examples are those that are pictured
             order = torch.cat([first, rest[lengths[rest].argsort(stable=True)]])
-        self.batches = [batch.tolist() for batch in order.split(batch_size)]
+        self.batches = [batch.tolist() for batch in torch.split(order, batch_size)]
 
     def _shares(self) -> list[list[int]]:
         rank, processes = rank_and_world_size()
