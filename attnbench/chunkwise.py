@@ -87,7 +87,7 @@ def decayed_linear(
             for kc, qc, values, ac in _parts(C, kf, qf, vf, a):
                 vc = values.contiguous()  # for two products
                 (pairs,), (read,), reach, gate = _pairs((qc,), kc, ac)
-                before, S = _scan(gate, reach.mT @ vc, S)
+                before, S = _scan(None if gate is None else gate.mT, reach.mT @ vc, S)
                 contexts.append(_plus(pairs @ vc, read, before))
             context = _join(contexts, qf.shape[1])
         else:
@@ -148,7 +148,7 @@ def delta_rule(
             # transposed, since so a row-major result needs no copies
             solved = torch.linalg.solve_triangular(recalled.mT, sides.mT, upper=True, left=False, unitriangular=True).mT
             added, lost = (reach.mT @ solved).split(widths, dim=-1)
-            before, S = _affine_scan((kept if gate is None else kept * gate.mT) - lost, added, S)
+            before, S = _scan((kept if gate is None else kept * gate.mT) - lost, added, S)
             if qc is not None:
                 new, old = (seen[0] @ solved).split(widths, dim=-1)
                 contexts.append(_plus(new, reads[0] - old, before))
@@ -256,34 +256,36 @@ def _mixing(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> list[Tenso
     return [A[:, :T, :T] for A in _pairs(tuple(padded), k, a).A]
 
 
-def _scan(gate: Tensor | None, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state before each chunk, [n, N, Dk, Dv], and after the last: S_{c+1} = gate_c S_c + added_c."""
-    if gate is None:
+def _scan(kept: Tensor | None, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, [n, N, Dk, Dv], and after the last: S_{c+1} = kept_c S_c + added_c.
+
+    kept_c is a matrix [Dk, Dk], or a gate for each row, [Dk, 1]; None keeps all. A processor goes from chunk to chunk.
+    A GPU, and a compiler, which would write out each, take log N rounds: after round r a chunk's two terms are those
+    of the 2^r chunks up to it.
+    """
+    if kept is None:
         sums = torch.cat((state.unsqueeze(1), added), dim=1).cumsum(dim=1)
         return sums[:, :-1], sums[:, -1]
-    before = []
-    for g, x in zip(gate.mT.unbind(dim=1), added.unbind(dim=1), strict=True):
-        before.append(state)
-        state = torch.addcmul(x, g, state)
-    return _stack(before, added), state
-
-
-def _affine_scan(kept: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Do as `_scan` for S_{c+1} = kept_c S_c + added_c, kept_c a matrix."""
-    before = []
-    for M, x in zip(kept.unbind(dim=1), added.unbind(dim=1), strict=True):
-        before.append(state)
-        state = torch.baddbmm(x, M, state)
-    return _stack(before, added), state
+    times = torch.mul if kept.shape[-1] == 1 else torch.matmul
+    if added.device.type == "cpu" and not torch.compiler.is_compiling():
+        before = []
+        for k, x in zip(kept.unbind(dim=1), added.unbind(dim=1), strict=True):
+            before.append(state)
+            state = torch.addcmul(x, k, state) if times is torch.mul else torch.baddbmm(x, k, state)
+        return torch.stack(before, dim=1) if before else added, state
+    added, behind = torch.cat((state.unsqueeze(1), added), dim=1), 1
+    kept = torch.cat((torch.zeros_like(kept[:, :1]), kept), dim=1)
+    while behind < added.shape[1]:
+        later = kept[:, behind:]
+        added = torch.cat((added[:, :behind], added[:, behind:] + times(later, added[:, :-behind])), dim=1)
+        kept = torch.cat((kept[:, :behind], times(later, kept[:, :-behind])), dim=1)
+        behind *= 2
+    return added[:, :-1], added[:, -1]
 
 
 def _plus(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return x + a @ b."""
     return torch.baddbmm(*(y.flatten(0, 1) for y in (x, a, b))).view(x.shape)
-
-
-def _stack(states: list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(states, dim=1) if states else like
 
 
 def _decay(x: Tensor, log_gates: Tensor | None) -> Tensor:

@@ -107,6 +107,24 @@ def test_step_by_step_in_chunks_and_as_a_matrix_it_is_one_function(
 
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("kind", KINDS)
+def test_in_rounds_as_on_a_gpu_the_states_are_those_of_chunk_after_chunk(
+    kind: str, gates: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for length in (1, 16, 17, 50, 130):
+        inputs = make(kind, gates, length, hostile=True)
+        state = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+        found = []
+        for rounds in (False, True):
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda rounds=rounds: rounds)
+            mixed = run(inputs, state=state, chunk=4)
+            slopes = [g for output in mixed[::2] for g in gradients(output, inputs | {"state": state})]
+            found.append([mixed.context, mixed.state, *slopes])
+        for ours, theirs in zip(*found, strict=True):
+            assert_close(ours, theirs, torch.float64)
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_not_causal_every_query_reads_the_last_state(kind: str, gates: str) -> None:
     for length in (1, 17, 65):
         inputs = make(kind, gates, length, hostile=True)
