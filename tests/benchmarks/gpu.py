@@ -8,7 +8,8 @@ process of its own, since compiling takes longer than all else: at each length a
 `multihead` compiled. A cell has the median milliseconds of the compiled module forward / forward and backward, and
 those of the eager one; then the exponents of the compiled one from 512 on, and at the two longest lengths the ratio of
 forward and backward to `multihead`, and the megabytes. What is left out, since compiling failed or took longer than
-`PATIENCE` seconds, or memory did not suffice, is "-", and stderr says why. The table is printed anew after each length.
+`PATIENCE` seconds, or memory did not suffice, is "-", and stderr says why. The table is printed with the eager ones
+alone, and anew after each length.
 """
 
 import multiprocessing
@@ -110,6 +111,7 @@ def main() -> None:
         for name in alive():
             pipes[name].send(("eager", length))
             eager[name][length] = ask(name, "eager", length)
+    show(eager, compiled, lengths)
     for length in lengths:
         ready = []
         for group in ([FIRST], [name for name in alive() if name != FIRST]):
