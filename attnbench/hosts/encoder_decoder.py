@@ -57,10 +57,11 @@ class EncoderDecoder(nn.Module):
                                        ▼                       ▼
                                 logits [B, T, V] = out([context; query])
 
-    With `feed` the decoder reads, of each token, its embedding + W [the context of the step before] ("input feeding",
-    Luong et al. 2015, whose decoder reads both side by side); queries are then asked one after the other. With `tied`
-    the output has a hidden layer as wide as an embedding, tanh(W [context; query]), and the embedding of the tokens
-    is its matrix (Press, Wolf 2016, arXiv:1608.05859).
+    With `tied` the output has a hidden layer as wide as an embedding, tanh(W [context; query]), and the embedding of
+    the tokens is its matrix (Press, Wolf 2016, arXiv:1608.05859). With `feed` the decoder reads, of each token, its
+    embedding + W h / F, where h [F] is what the logits of the step before were made of ("input feeding", Luong et al.
+    2015, whose decoder reads both side by side); queries are then asked one after the other. Not divided by F the token
+    drowns: Adam moves all weights of W at once.
 
     Source states may also be given, [B, S, states_dim], in place of tokens: of an image, say. The decoder then begins
     with tanh(W mean of the states), as in "Show, Attend and Tell" (Xu et al. 2015, arXiv:1502.03044).
@@ -80,7 +81,7 @@ class EncoderDecoder(nn.Module):
         cell: gru or lstm, of encoder and decoder.
         source_vocabulary: the tokens that can be read; None where they are those that are written, and embedded alike.
         states_dim: the width of source states that are given: there is no encoder then.
-        feed: whether the decoder is fed the context of the step before.
+        feed: whether the decoder is fed what the logits of the step before were made of.
         bridge: whether the decoder begins with the encoder's last states, or those made of the mean; else with zeros.
         tied: whether the output's matrix is the embedding of the tokens that are written.
         sparse: whether embeddings have sparse gradients; of `tied` ones a loss then reads `features` and not logits.
@@ -130,7 +131,7 @@ class EncoderDecoder(nn.Module):
         seen = self.attention.out_dim
         self.hidden = nn.Sequential(nn.Linear(seen + width, embed_dim), nn.Tanh()) if tied else nn.Identity()
         self.out = nn.Linear(embed_dim if tied else seen + width, vocabulary)
-        self.feed = nn.Linear(seen, embed_dim, bias=False) if feed else None
+        self.feed = nn.Linear(embed_dim if tied else seen + width, embed_dim, bias=False) if feed else None
         if tied:
             nn.init.normal_(self.embed.weight, std=embed_dim**-0.5)  # logits begin of the size of the hidden layer
             nn.init.zeros_(self.embed.weight[pad])
@@ -187,21 +188,20 @@ class EncoderDecoder(nn.Module):
         if self.feed is None:
             queries, _ = self.decoder(embedded, hidden)
             context, _ = attend(self.attention, queries, states, states, allowed, need_weights=False)
-            both = torch.cat([context, queries], dim=-1)
-        else:
-            state, steps, last = Unrolled(), [], None
-            ask = prepare_keys(self.attention, states, states, allowed)
-            for one in embedded.split(1, dim=1):
-                query, hidden = self.decoder(self._fed(one, last), hidden)
-                last, state = ask(query, state, need_weights=False)
-                steps.append(torch.cat([last, query], dim=-1))
-            both = torch.cat(steps, dim=1)
-        features: Tensor = self.hidden(both)
-        return features
+            features: Tensor = self.hidden(torch.cat([context, queries], dim=-1))
+            return features
+        state, last, steps = Unrolled(), None, []
+        ask = prepare_keys(self.attention, states, states, allowed)
+        for one in embedded.split(1, dim=1):
+            query, hidden = self.decoder(self._fed(one, last), hidden)
+            context, state = ask(query, state, need_weights=False)
+            last = self.hidden(torch.cat([context, query], dim=-1))
+            steps.append(last)
+        return torch.cat(steps, dim=1)
 
-    def _fed(self, embedded: Float[Tensor, "B 1 E"], context: Tensor | None) -> Float[Tensor, "B 1 E"]:
-        """Add what the last step saw, if it is fed."""
-        return embedded if self.feed is None or context is None else embedded + self.feed(context)
+    def _fed(self, embedded: Float[Tensor, "B 1 E"], last: Float[Tensor, "B 1 F"] | None) -> Float[Tensor, "B 1 E"]:
+        """Add the features of the step before, if they are fed."""
+        return embedded if self.feed is None or last is None else embedded + self.feed(last) / self.feed.in_features
 
     def greedy(
         self,
@@ -215,12 +215,13 @@ class EncoderDecoder(nn.Module):
         states, allowed, hidden = self.encode(source, mask)
         token = torch.full((len(states), 1), self.start, device=states.device)
         ended = torch.zeros_like(token, dtype=torch.bool)
-        state, tokens, weights, context = Unrolled(), [], [], None
+        state, tokens, weights, last = Unrolled(), [], [], None
         ask = prepare_keys(self.attention, states, states, allowed)
         for _ in range(length):
-            query, hidden = self.decoder(self._fed(self.embed(token), context), hidden)
+            query, hidden = self.decoder(self._fed(self.embed(token), last), hidden)
             context, state = ask(query, state, need_weights=need_weights)
-            token = self.out(self.hidden(torch.cat([context, query], dim=-1))).argmax(dim=-1)
+            last = self.hidden(torch.cat([context, query], dim=-1))
+            token = self.out(last).argmax(dim=-1)
             if self.end is not None:
                 token = token.masked_fill(ended, self.pad)
                 ended = ended | (token == self.end)

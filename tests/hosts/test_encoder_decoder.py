@@ -69,11 +69,11 @@ def test_without_a_bridge_attention_alone_tells_of_the_source(cell):
     assert [told(bridge, share) for bridge in (True, False) for share in (1.0, 0.0)] == [True, True, True, False]
 
 
-def test_what_is_fed_is_what_attention_saw_at_the_step_before():
+def test_what_is_fed_is_what_the_step_before_was_made_of():
     model, target = host(feed=True), torch.tensor([[3, 4, 5]] * 3)
     other = host(feed=True)
     with torch.no_grad():
-        other.feed.weight.add_(1.0)
+        other.feed.weight.add_(30.0)
     assert torch.equal(model(SOURCE, target)[:, 0], other(SOURCE, target)[:, 0])
     assert not torch.allclose(model(SOURCE, target)[:, 1], other(SOURCE, target)[:, 1])
 

@@ -60,7 +60,7 @@ class Translation(Task):
         cell: gru or lstm, of the recurrent encoder and decoder.
         embed_dim: the width of a word's embedding, which is also the output's matrix.
         hidden_dim: the recurrent encoder's width in each direction; the decoder is twice as wide.
-        feed: whether the recurrent decoder is fed what attention saw at the step before.
+        feed: whether the recurrent decoder is fed what the word before was made of: what attention saw, and its state.
         bridge: whether the recurrent decoder begins with the encoder's last states; else with zeros, so that attention
             alone tells it of the source.
         drawn: how many words compete with a batch's own in the training loss; 0 for all words.
