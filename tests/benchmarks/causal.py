@@ -6,7 +6,7 @@ All take turns in one process, on one thread, 8 examples of width 64, each mecha
 CPU milliseconds of a call (other processes' turns are not counted), the least over the rounds; the ratio to
 `multihead`, the median over rounds; and the exponent from 512 on. Then, at 2,048, `linear_attention` as it is and
 through its Q x K weights, and the two engines beside fla's naive forms, a step at a time (`naive_recurrent_gla`,
-`delta_rule_recurrence`), written here from their definitions, for one example and for eight.
+`delta_rule_recurrence`), operation for operation, for one example and for eight.
 """
 
 import math
@@ -108,15 +108,16 @@ def naive_gla(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
     o, h = torch.zeros_like(v), q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
     for i in range(q.shape[2]):
         h = h * log_decay[:, :, i].exp()[..., None] + k[:, :, i][..., None] * v[:, :, i][..., None, :]
-        o[:, :, i] = (q[:, :, i][..., None] * h).sum(-2)
+        o[:, :, i] = ((q[:, :, i] * q.shape[-1] ** -0.5)[..., None] * h).sum(-2)
     return o
 
 
 def naive_delta(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
     o, S = torch.zeros_like(v), q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    q = q * q.shape[-1] ** -0.5
     for i in range(q.shape[2]):
-        new = (v[:, :, i] - (S * k[:, :, i][..., None]).sum(-2)) * beta[:, :, i][..., None]
-        S = S + k[:, :, i].unsqueeze(-1) * new.unsqueeze(-2)
+        new = (v[:, :, i].clone() - (S.clone() * k[:, :, i][..., None]).sum(-2)) * beta[:, :, i][..., None]
+        S = S.clone() + k[:, :, i].unsqueeze(-1) * new.unsqueeze(-2)
         o[:, :, i] = torch.einsum("bhd,bhdm->bhm", q[:, :, i], S)
     return o
 
@@ -130,12 +131,12 @@ def naive(length: int) -> None:
         gla = (q, k, v, log_decay)
         report(
             f"decayed_linear, {batch} of batch",
-            {"in chunks": (lambda *x: decayed_linear(*x).context, gla), "a step at a time": (naive_gla, gla)},
+            {"in chunks": (lambda q, *x: decayed_linear(q / 4, *x).context, gla), "a step at a time": (naive_gla, gla)},
         )
         delta = (q, k, v, beta)
         report(
             f"delta_rule, {batch} of batch",
-            {"in chunks": (lambda *x: delta_rule(*x).context, delta), "a step at a time": (naive_delta, delta)},
+            {"in chunks": (lambda q, *x: delta_rule(q / 4, *x).context, delta), "a step at a time": (naive_delta, delta)},
         )
 
 
