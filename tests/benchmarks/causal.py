@@ -25,7 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 import attnbench
-from attnbench.chunkwise import decayed_linear, delta_rule
+from attnbench.chunkwise import Mixed, decayed_linear, delta_rule
 
 NAMES = ("linear_attention", "retention", "mamba2", "gla", "deltanet", "gated_deltanet", "kda", "log_linear")
 LENGTHS = (128, 512, 2048, 8192)
@@ -122,22 +122,21 @@ def naive_delta(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
     return o
 
 
+def scaled(engine: Callable[..., Mixed]) -> Call:
+    """Return an engine's context, of queries that are scaled as fla's are."""
+    return lambda q, *others: engine(q * q.shape[-1] ** -0.5, *others).context
+
+
 def naive(length: int) -> None:
     """Print the engines beside loops over the keys, 4 heads of width 16."""
     for batch in (1, BATCH):
         q, k, v = (torch.randn(batch, 4, length, 16) for _ in range(3))
         beta, log_decay = torch.rand(batch, 4, length), torch.rand(batch, 4, length, 16).log()
         k = F.normalize(k, dim=-1)
-        gla = (q, k, v, log_decay)
-        report(
-            f"decayed_linear, {batch} of batch",
-            {"in chunks": (lambda q, *x: decayed_linear(q / 4, *x).context, gla), "a step at a time": (naive_gla, gla)},
-        )
-        delta = (q, k, v, beta)
-        report(
-            f"delta_rule, {batch} of batch",
-            {"in chunks": (lambda q, *x: delta_rule(q / 4, *x).context, delta), "a step at a time": (naive_delta, delta)},
-        )
+        gla, delta = (q, k, v, log_decay), (q, k, v, beta)
+        for engine, loop, inputs in ((decayed_linear, naive_gla, gla), (delta_rule, naive_delta, delta)):
+            calls = {"in chunks": (scaled(engine), inputs), "a step at a time": (loop, inputs)}
+            report(f"{engine.__name__}, {batch} of batch", calls)
 
 
 def report(what: str, calls: Mapping[str, tuple[Call, tuple[Tensor, ...]]]) -> None:
