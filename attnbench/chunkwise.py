@@ -59,7 +59,8 @@ def decayed_linear(
     o_t = S_tᵀ q_t                                       (causal; otherwise o_i = S_Tᵀ q_i)
     weights[t, j] = Σ_d q[t, d] k[j, d] exp(log_decay[j+1, d] + ... + log_decay[t, d]), j <= t
 
-    Time and memory are linear in T. Half precision is computed in float32.
+    Time and memory are linear in T; on a GPU, and compiled, states take log T times as much (`_scan`). Half precision
+    is computed in float32.
 
     Args:
         q: the queries; as many as keys where causal. A scale such as 1 / sqrt(Dk) is the caller's.
@@ -193,13 +194,10 @@ def _tree(rows: tuple[Tensor, ...], k: Tensor, a: Tensor) -> _Pairs:
     pass will want what they were.
     """
     gate, half, recorded = a.exp(), 1, _recorded()
-    k = k if recorded else torch.add(k, gate, alpha=0)  # a copy; under torch.func.vmap batched where gate is
+    k = k if recorded else k * torch.ones_like(gate)  # a copy; under torch.func.vmap batched where gate is
     q = [row * gate for row in rows]
-    if recorded or k.shape[-1] == 1:
-        A = [(row * k).sum(dim=-1) for row in rows]
-        A = [x.unsqueeze(-1).unsqueeze(-1) if recorded else torch.diag_embed(x) for x in A]  # [..., blocks, 1, 1]
-    else:
-        A = [(row @ k.mT).tril() for row in rows]  # of which the diagonal stays
+    A = [(row * k).sum(dim=-1) for row in rows]
+    A = [x.unsqueeze(-1).unsqueeze(-1) if recorded else torch.diag_embed(x) for x in A]  # recorded [..., blocks, 1, 1]
     while half < a.shape[-2]:
         (k1, k2), (gate1, gate2) = _halves(k, half), _halves(gate, 1)
         for i, (q1, q2) in enumerate([_halves(x, half) for x in q]):
@@ -259,9 +257,9 @@ def _mixing(rows: tuple[Tensor, ...], k: Tensor, a: Tensor | None) -> list[Tenso
 def _scan(kept: Tensor | None, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, [n, N, Dk, Dv], and after the last: S_{c+1} = kept_c S_c + added_c.
 
-    kept_c is a matrix [Dk, Dk], or a gate for each row, [Dk, 1]; None keeps all. A processor goes from chunk to chunk.
-    A GPU, and a compiler, which would write out each, take log N rounds: after round r a chunk's two terms are those
-    of the 2^r chunks up to it.
+    kept_c is a matrix [Dk, Dk], or a gate for each row, [Dk, 1]; None keeps all. A CPU goes from chunk to chunk. A GPU,
+    and a compiler, which would unroll that loop, take log N rounds: after round r a chunk's two terms are those of the
+    2^r chunks up to it.
     """
     if kept is None:
         sums = torch.cat((state.unsqueeze(1), added), dim=1).cumsum(dim=1)

@@ -49,7 +49,7 @@ class EncoderDecoder(nn.Module):
         source [B, S]                                      start, target up to t [B, T]
           │ embed                                            │ embed
           ▼                                                  ▼
-        bidirectional cell ── last states, joined ──────▶  cell
+        bidirectional cell ── bridge: last states ──────▶  cell
           │                                                  │
           ▼ states [B, S, 2h]: keys and values               ▼ queries [B, T, 2h]
           └────────────────▶ attention(queries, states, states, mask)
@@ -59,15 +59,14 @@ class EncoderDecoder(nn.Module):
 
     With `tied` the output has a hidden layer as wide as an embedding, tanh(W [context; query]), and the embedding of
     the tokens is its matrix (Press, Wolf 2016, arXiv:1608.05859). With `feed` the decoder reads, of each token, its
-    embedding + W h / F, where h [F] is what the logits of the step before were made of ("input feeding", Luong et al.
-    2015, whose decoder reads both side by side); queries are then asked one after the other. Not divided by F the token
-    drowns: Adam moves all weights of W at once.
+    embedding + U f / F, where f [F] is what the logits of the step before were made of ("input feeding", Luong et al.
+    2015, which concatenates the two); queries are then asked one after the other. Undivided, F inputs whose weights
+    Adam moves by equal steps outgrow the token's embedding.
 
     Source states may also be given, [B, S, states_dim], in place of tokens: of an image, say. The decoder then begins
     with tanh(W mean of the states), as in "Show, Attend and Tell" (Xu et al. 2015, arXiv:1502.03044).
 
-    Without `bridge` the decoder begins with zeros, and what was read reaches it through attention alone: what a
-    mechanism cannot find, no summary of the source tells.
+    Without `bridge` the decoder begins with zeros, and what was read reaches it through attention alone.
 
     Differs from the paper: the query is the decoder's state of this step and not of the last (as Luong et al. 2015,
     arXiv:1508.04025, have it), so that all queries of a known target are asked at once; without `feed` the context

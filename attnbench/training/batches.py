@@ -152,7 +152,7 @@ class LazyBatches(Dataset[Iterator[Any]]):
 
 
 class EvalSampler(Sampler[list[int]]):
-    """Every example once, in order, or by length behind the first batch; processes share out those of each batch."""
+    """Every example once, in order, or by length behind the first batch; processes share out a batch's examples."""
 
     def __init__(self, size: int, batch_size: int, limit: int | None, lengths: Tensor | None = None) -> None:
         size = size if limit is None else min(size, limit * batch_size)
@@ -160,7 +160,7 @@ class EvalSampler(Sampler[list[int]]):
         if lengths is not None:
             first, rest = order[:batch_size], order[batch_size:]  # the first examples are those that are pictured
             order = torch.cat([first, rest[lengths[rest].argsort(stable=True)]])
-        self.batches = [batch.tolist() for batch in torch.split(order, batch_size)]
+        self.batches = [batch.tolist() for batch in torch.split(order, batch_size) if len(batch)]
 
     def _shares(self) -> list[list[int]]:
         rank, processes = rank_and_world_size()

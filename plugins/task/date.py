@@ -233,7 +233,7 @@ class DateConversion(Task):
         return self._splits[split]
 
     def lengths(self, split: Split) -> Tensor | None:
-        """Return the lengths of the sources that are evaluated; a step of training has all forms."""
+        """Return the lengths of the sources to evaluate; None for training, whose steps mix all forms."""
         return None if split == "train" else (self._splits[split].source != PAD).sum(dim=1)
 
     def question(self, batch: Batch) -> Tensor:

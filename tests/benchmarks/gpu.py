@@ -90,13 +90,15 @@ def main() -> None:
 
     def ask(name: str, asked: str, length: int, until: float | None = None) -> Any:
         """Return the answer; None, with a line, where there is none, and end what does not answer."""
-        try:
-            if not pipes[name].poll(None if until is None else max(0.0, until - time.monotonic())):
-                processes[name].kill()
-                raise EOFError
-            found = pipes[name].recv()
-        except EOFError:
-            found = f"no answer in {PATIENCE} s" if until else "it ended; see above"
+        found = f"no answer in {PATIENCE} s"
+        if pipes[name].poll(None if until is None else max(0.0, until - time.monotonic())):
+            try:
+                found = pipes[name].recv()
+            except EOFError:
+                found = "it ended; see above"
+        else:
+            processes[name].kill()
+            processes[name].join()
         if isinstance(found, str):
             print(f"{length:,}: {name} {asked}: {found}", file=sys.stderr, flush=True)
             return None
@@ -114,11 +116,12 @@ def main() -> None:
     show(eager, compiled, lengths)
     for length in lengths:
         ready = []
-        for group in ([FIRST], [name for name in alive() if name != FIRST]):
-            for name in group:
+        for group in ([FIRST], names[1:]):
+            asked = [name for name in alive() if name in group]
+            for name in asked:
                 pipes[name].send(("compile", length))
             until = time.monotonic() + PATIENCE
-            ready += [name for name in group if ask(name, "compile", length, until)]
+            ready += [name for name in asked if ask(name, "compile", length, until)]
         for name in ready:
             pipes[name].send(("compiled", length))
             compiled[name][length] = ask(name, "compiled", length)
@@ -134,6 +137,8 @@ def show(eager: dict[str, dict[int, Any]], compiled: dict[str, dict[int, Any]], 
     print("| | " + " | ".join(f"{n:,}" for n in lengths) + " | exponent | of `multihead` | MB |")
     print("|---" * (len(lengths) + 4) + "|")
     for name, plain in eager.items():
+        if not any((*plain.values(), *compiled[name].values())):  # it has no causal form
+            continue
         of = {n: found for n, found in compiled[name].items() if found}
         cells = [
             f"{ms(of[n][0]['compiled']) if n in of else '-'}; "

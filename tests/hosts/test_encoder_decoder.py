@@ -56,26 +56,33 @@ def test_a_target_token_is_written_knowing_those_before_it_only():
     assert not torch.allclose(model(SOURCE, later)[:, 3], model(SOURCE, target)[:, 3])
 
 
+@pytest.mark.parametrize("states_dim", [None, 5])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_without_a_bridge_attention_alone_tells_of_the_source(cell):
+def test_without_a_bridge_attention_alone_tells_of_the_source(cell, states_dim):
+    source = SOURCE[:2] if states_dim is None else torch.randn(2, 7, states_dim)
+
     def told(bridge, share):
-        torch.manual_seed(0)
-        model = host(make("soft", "scaled_dot"), cell=cell, bridge=bridge)
+        model = host(cell=cell, bridge=bridge, states_dim=states_dim)
         look = model.attention.forward
         model.attention.forward = lambda *inputs, **options: (share * look(*inputs, **options)[0], None)
-        one, other = model(SOURCE[:2], torch.tensor([[3, 4, 5]] * 2))
+        one, other = model(source, torch.tensor([[3, 4, 5]] * 2))
         return not torch.allclose(one, other)
 
     assert [told(bridge, share) for bridge in (True, False) for share in (1.0, 0.0)] == [True, True, True, False]
 
 
-def test_what_is_fed_is_what_the_step_before_was_made_of():
-    model, target = host(feed=True), torch.tensor([[3, 4, 5]] * 3)
-    other = host(feed=True)
-    with torch.no_grad():
-        other.feed.weight.add_(30.0)
-    assert torch.equal(model(SOURCE, target)[:, 0], other(SOURCE, target)[:, 0])
-    assert not torch.allclose(model(SOURCE, target)[:, 1], other(SOURCE, target)[:, 1])
+def test_a_step_is_fed_the_features_of_the_one_before_divided_by_their_number():
+    model, target = host(feed=True, tied=True), torch.tensor([[3, 4]] * 3)
+    states, mask, hidden = model.encode(SOURCE)
+
+    def step(read, hidden):
+        query, hidden = model.decoder(read, hidden)
+        context, _ = model.attention(query, states, states, mask)
+        return model.hidden(torch.cat([context, query], dim=-1)), hidden
+
+    first, hidden = step(model.embed(torch.full((3, 1), model.start)), hidden)
+    second, _ = step(model.embed(target[:, :1]) + first @ model.feed.weight.T / 4, hidden)  # embeddings have 4 numbers
+    torch.testing.assert_close(model.features(SOURCE, target), torch.cat([first, second], dim=1))
 
 
 def test_a_tied_output_is_the_embedding():

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from attnbench.plugins.task.date import PAD, DateConversion, drawn, written
+from attnbench.plugins.task.date import PAD, DateConversion, decode, drawn, written
 
 import attnbench
 from attnbench.hosts import Decoded, EncoderDecoder
@@ -130,6 +130,14 @@ def test_padding_is_trimmed_to_the_batch(task):
     batch = task.data("train")[list(range(8))]
     assert (batch.source[:, -1] != PAD).any()
     assert batch.target.shape == (8, 10)
+
+
+def test_what_is_evaluated_is_read_by_length_and_a_step_mixes_all(task):
+    assert task.lengths("train") is None
+    for split in ("val", "test"):
+        lengths = task.lengths(split)
+        assert len(lengths) == len(task.data(split))
+        assert [len(decode(row).rstrip("·")) for row in task.data(split).source[:20]] == lengths[:20].tolist()
 
 
 def test_padding_a_source_further_does_not_change_what_is_written(task):

@@ -96,3 +96,4 @@ def test_evaluation_by_length_reads_every_example_once():
     assert list(EvalSampler(5, 1, None, lengths)) == [[0], [1], [2], [4], [3]]
     assert list(EvalSampler(5, 2, None, lengths)) == [[0, 1], [2, 4], [3]]  # the first are those that are pictured
     assert list(EvalSampler(5, 2, 1, lengths)) == [[0, 1]]
+    assert EvalSampler(0, 2, None, lengths[:0]).batches == []

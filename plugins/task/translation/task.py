@@ -60,7 +60,7 @@ class Translation(Task):
         cell: gru or lstm, of the recurrent encoder and decoder.
         embed_dim: the width of a word's embedding, which is also the output's matrix.
         hidden_dim: the recurrent encoder's width in each direction; the decoder is twice as wide.
-        feed: whether the recurrent decoder is fed what the word before was made of: what attention saw, and its state.
+        feed: whether the recurrent decoder is fed the hidden layer of the step before, made of context and state.
         bridge: whether the recurrent decoder begins with the encoder's last states; else with zeros, so that attention
             alone tells it of the source.
         drawn: how many words compete with a batch's own in the training loss; 0 for all words.
@@ -104,9 +104,10 @@ class Translation(Task):
             )
         self.file, self.columns, self.max_words, self.lower = file, (source, target), max_words, lower
         if model == "transformer" and (feed or bridge):
+            option = "feed" if feed else "bridge"
             raise ValueError(
-                f"{'feed' if feed else 'bridge'}=true is for model=recurrent: a transformer's decoder sees all that "
-                "was written, and the source through attention alone"
+                f"{option}=true is for model=recurrent: a transformer's decoder sees all that was written, and the "
+                f"source through attention alone; try {option}=false"
             )
         self.kind, self.layers = model, layers
         self.tokens, self.sizes, self.data_seed = tokens, (source_vocabulary, target_vocabulary), data_seed

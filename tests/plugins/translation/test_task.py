@@ -58,6 +58,7 @@ def test_a_source_that_is_another_one_once_unknown_words_are_one_symbol_is_left_
 def test_options_train_evaluate_and_draw(options):
     task = prepared(**options)
     model = task.model(make_attention)
+    assert getattr(model, "bridge", False) is options.get("bridge", False)
     task.loss(model, task.data("train")[[0, 1, 2, 3]]).backward()
     metrics, batch = task.metrics(), task.data("val")[[0, 1, 2]]
     assert task.evaluate(model, batch, metrics).isfinite()
