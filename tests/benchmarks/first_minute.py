@@ -2,7 +2,8 @@
 
     python tests/benchmarks/first_minute.py 3
 
-The number says how often; medians are printed. In one process the parts of `python -m attnbench`, from start to
+The number says how often; medians are printed, and of the ratios the least and the most. A run before them, which is
+not counted, leaves Python's bytecode behind. In one process the parts of `python -m attnbench`, from start to
 `result.json`, are timed as they pass, in CPU seconds, by which other work on the machine counts little; then the same
 steps are done in a bare loop. `import torch` is timed in a process of its own, and in one that makes an optimizer, as a
 bare loop has to, by which torch imports its compiler. The ratio to both is printed.
@@ -109,7 +110,8 @@ def bare(registry) -> float:
 def main() -> None:
     """Measure and print."""
     rows = []
-    for _ in range(int(sys.argv[1])):
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for turn in range(1 + int(sys.argv[1])):
         alone = {"import torch": cpu("import torch"), "with an optimizer": cpu(OPTIMIZER)}
         done = subprocess.run(
             [sys.executable, __file__, "once"], check=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -117,12 +119,13 @@ def main() -> None:
         parts = dict(line.split("=") for line in done.stderr.splitlines() if "=" in line)
         spent = {name: float(value) for name, value in parts.items()}
         whole = sum(spent.values()) - spent["bare loop"]
-        rows.append({**alone, **spent, "whole run": whole})
+        if turn > 0:
+            rows.append({**alone, **spent, "whole run": whole})
     for name in rows[0]:
         print(f"{name:20}{statistics.median(row[name] for row in rows):8.2f} CPU s")
     for name in alone:
-        ratio = statistics.median(row["whole run"] / (row[name] + row["bare loop"]) for row in rows)
-        print(f"ratio, {name:20}{ratio:8.2f}")
+        ratios = [row["whole run"] / (row[name] + row["bare loop"]) for row in rows]
+        print(f"ratio, {name:20}{statistics.median(ratios):8.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
 
 if __name__ == "__main__":
