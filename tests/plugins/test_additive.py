@@ -212,6 +212,7 @@ def test_no_tensor_of_all_pairs_is_ever_made() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own tracing does so
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # of Python 3.13.0 alone
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_a_compiler_takes_it_whole_and_gets_the_same(scale: float) -> None:
     torch.manual_seed(0)
