@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 KINDS = ("scoring", "attention", "task")
 PACKAGES = sorted((ROOT / "tests" / "plugins").glob("attnbench-*"))
 #: Laws that take a moment each; all of them take minutes.
-SOME = "declarations or shapes or rows or factors or permutation or maps or learns"
+SOME = "declarations or shapes or misfits or rows or factors or permutation or maps or learns"
 
 
 @pytest.fixture(scope="module")

@@ -169,17 +169,17 @@ def misfits(subject: Subject) -> None:
 def _refused(error: type[Exception], subject: Subject, module: Any, inputs: Inputs, need: bool, **options: Any) -> None:
     if inputs.causal:
         options["causal"] = True
+    words = "causal=causal, widths=(query_dim, key_dim, value_dim)"
+    words += ", previous=previous" if "previous" in options else ""
+    cure = f"begin with hide_masked(query, key, value, mask, {words})"
     try:
         module(inputs.query, inputs.key, inputs.value, inputs.mask, need_weights=need, **options)
     except error as message:
         require("\n" not in str(message), f"its {error.__name__} is more than a line")
         return
     except Exception as other:
-        raise Broken(f"it raises {type(other).__name__}, not {error.__name__}: {_CURE}") from other
-    raise Broken(f"it does not raise {error.__name__}: {_CURE}")
-
-
-_CURE = "begin with hide_masked(query, key, value, mask, causal=causal, widths=(query_dim, key_dim, value_dim))"
+        raise Broken(f"it raises {type(other).__name__}, not {error.__name__}: {cure}") from other
+    raise Broken(f"it does not raise {error.__name__}: {cure}")
 
 
 def prefix_masks(subject: Subject) -> str | None:

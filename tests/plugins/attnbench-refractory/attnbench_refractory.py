@@ -51,7 +51,7 @@ class Refractory(Attention):
         previous: Float[Tensor, "B 1 1 K"] | None = None,
     ) -> tuple[Float[Tensor, "B 1 Dv"], Float[Tensor, "B 1 1 K"] | None]:
         """Attend, one query."""
-        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths, previous=previous)
         scores = self.score(query, key)
         if previous is not None:
             scores = scores - F.softplus(self.b) * previous.squeeze(1)
