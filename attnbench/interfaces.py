@@ -301,7 +301,10 @@ class Task(ABC):
         return batch
 
     def lengths(self, split: Split) -> Tensor | None:
-        """Return the length of each example, [N], where examples of one length belong in a batch; else None."""
+        """Return the length of each example, [N], where examples of one length belong in a batch; else None.
+
+        The first batch of an evaluation stays as it is: its examples are those that are pictured.
+        """
         return None
 
     @abstractmethod

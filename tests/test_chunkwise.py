@@ -123,6 +123,25 @@ def test_in_rounds_as_on_a_gpu_the_states_are_those_of_chunk_after_chunk(
             assert_close(ours, theirs, torch.float64)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiler_sees_log_n_rounds_and_not_n_chunks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Calls(TorchFunctionMode):
+        count = 0
+
+        def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    counts = []
+    for length in (64, 1024):  # 16 and 256 chunks
+        inputs = make(kind, "channel", length)
+        with Calls() as calls:
+            run(inputs, chunk=4)
+        counts.append(calls.count)
+    assert counts[1] - counts[0] < 100
+
+
 @pytest.mark.parametrize("gates", GATES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_not_causal_every_query_reads_the_last_state(kind: str, gates: str) -> None:
