@@ -74,6 +74,20 @@ def test_of_three_dimensions_the_fused_kernel_is_used_too():
     assert "flash_attention" in names and "softmax" not in names
 
 
+@pytest.mark.parametrize(("narrow", "fused"), [(8, True), (4, True), (3, False)])
+@pytest.mark.parametrize("by_key", [True, False])
+def test_of_two_widths_the_narrower_is_filled_up_unless_it_more_than_doubles(narrow, fused, by_key):
+    width, value_width = (8, narrow) if by_key else (narrow, 8)
+    given = [torch.randn(2, 9, n, requires_grad=True) for n in (width, width, value_width)]
+    contexts = []
+    names = operations(lambda: contexts.append(fused_attention(*given, scale=0.3, causal=True)))
+    assert ("flash_attention" in names) == fused
+    lower = torch.ones(9, 9, dtype=torch.bool).tril()
+    contexts.append(masked_softmax(0.3 * given[0] @ given[1].mT, lower) @ given[2])
+    torch.testing.assert_close(*contexts)
+    torch.testing.assert_close(*(torch.autograd.grad(x.square().sum(), given) for x in contexts))
+
+
 @pytest.mark.parametrize("keys", [8, 9])
 def test_of_few_keys_training_takes_the_plain_products_and_the_same_gradients(keys):
     given = [torch.randn(2, n, 8, requires_grad=True) for n in (4, keys, keys)]

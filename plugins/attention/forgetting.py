@@ -85,9 +85,7 @@ class Forgetting(Attention):
         if factors is not None:
             one = torch.ones_like(q[..., :1])
             q, k = torch.cat([factors[0], one], dim=-1), torch.cat([factors[1], fade.unsqueeze(-1)], dim=-1)
-            extra = k.shape[-1] - v.shape[-1]  # the fused kernel wants keys and values of one width
-            allowed = None if mask is None else mask.unsqueeze(1)
-            heads = fused_attention(q, k, F.pad(v, (0, extra)), allowed, causal=causal)[..., : v.shape[-1]]
+            heads = fused_attention(q, k, v, None if mask is None else mask.unsqueeze(1), causal=causal)
             return self.out_proj(merge_heads(heads)), None
         mask = causal_mask(mask, query, causal)
         scores = self.score(q, k)

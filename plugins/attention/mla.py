@@ -88,12 +88,12 @@ class MLA(Attention):
             None,
             torch.cat([q, s], dim=-1),
             k,
-            F.pad(v, (0, self.rope_dim)),  # the fused kernel wants keys and values of one width
+            v,
             None if mask is None else mask.unsqueeze(1),
             causal=causal,
             need_weights=need_weights,
         )
-        return self.out_proj(merge_heads(heads[..., : -self.rope_dim])), weights
+        return self.out_proj(merge_heads(heads)), weights
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Attend to the latents so far, by the products of the projections that stand before and after them."""
