@@ -27,6 +27,8 @@ class Last(Attention):
     ) -> tuple[Float[Tensor, "B Q Dv"], Float[Tensor, "B 1 Q K"] | None]:
         """Attend to the last allowed key."""
         key, value = hide_masked(query, key, value, mask, causal=causal, widths=self.widths)
+        if causal and mask is None and not need_weights:
+            return value, None
         mask = causal_mask(mask, query, causal)
         B, Q, K = query.shape[0], query.shape[1], key.shape[1]
         allowed = torch.ones(1, 1, K, dtype=torch.bool, device=query.device) if mask is None else mask
