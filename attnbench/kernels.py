@@ -242,8 +242,8 @@ class _Products(torch.autograd.Function):
 def _kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
     narrow, wide = sorted((key.shape[-1], value.shape[-1]))
     if narrow < wide <= 2 * narrow:  # zeros change no product
-        alike = (F.pad(x, (0, wide - x.shape[-1])) for x in (query, key, value))
-        return _kernel(*alike, mask, scale, causal)[..., : value.shape[-1]]
+        q, k, v = (F.pad(x, (0, wide - x.shape[-1])) for x in (query, key, value))
+        return _kernel(q, k, v, mask, scale, causal)[..., : value.shape[-1]]
     if query.dim() != 3:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, is_causal=causal)
     q, k, v = (x.unsqueeze(1) for x in (query, key, value))
