@@ -72,8 +72,7 @@ def masked_softmax(
         TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
     """
     check_mask(mask, scores.shape[-2], scores.shape[-1])
-    if scores.dtype == torch.float16:
-        scores = scores.clamp(*FLOAT16)
+    scores = _in_range(scores)
     if mask is None:
         return torch.softmax(scores, dim=-1)
     hidden = ~mask
@@ -84,6 +83,10 @@ def masked_softmax(
 FLOAT16 = (torch.finfo(torch.float16).min, torch.finfo(torch.float16).max)
 
 
+def _in_range(scores: Tensor) -> Tensor:
+    return scores.clamp(*FLOAT16) if scores.dtype == torch.float16 else scores
+
+
 def masked_sparsemax(
     scores: Float[Tensor, "*batch Q K"], mask: Bool[Tensor, "*#batch #Q K"] | None = None
 ) -> Float[Tensor, "*batch Q K"]:
@@ -91,7 +94,7 @@ def masked_sparsemax(
 
     weights = max(scores - tau, 0), tau such that a row sums to 1
 
-    Masks and rows that may attend nothing are as in `masked_softmax`. Sorting finds the support; tau is then
+    Masks, rows that may attend nothing and overflow are as in `masked_softmax`. Sorting finds the support; tau is then
     a function of the scores on it, which autograd differentiates.
 
     Raises:
@@ -99,11 +102,11 @@ def masked_sparsemax(
     """
     if not scores.shape[-1]:
         return scores
-    z, hidden = _below_the_best(scores, mask)
+    z, hidden = _below_the_best(_in_range(scores), mask)
     with torch.no_grad():
         rank, ordered, total = _ranked(z)
         size = (1 + rank * ordered > total).sum(dim=-1, keepdim=True)
-        support = z >= ordered.gather(-1, size - 1)
+        support = _support(z, ordered, size)
     count = support.sum(dim=-1, keepdim=True).to(z.dtype)
     tau = (z.masked_fill(~support, 0.0).sum(dim=-1, keepdim=True) - 1) / count
     return _finished((z - tau).clamp(min=0).masked_fill(~support, 0.0), hidden, scores)
@@ -124,7 +127,7 @@ def masked_entmax15(
     """
     if not scores.shape[-1]:
         return scores
-    z, hidden = _below_the_best(scores / 2, mask)
+    z, hidden = _below_the_best(_in_range(scores) / 2, mask)
     with torch.no_grad():
         raised = z + 1  # 0 where no weight can be: the sums of such keys, however many, then lose no digits
         rank, ordered, total = _ranked(raised)
@@ -132,7 +135,7 @@ def masked_entmax15(
         spread = ordered.square().cumsum(dim=-1) / rank - mean.square()
         reached = mean - (1 / rank - spread).clamp(min=0).sqrt() <= ordered
         size = reached.sum(dim=-1, keepdim=True)
-        support = raised >= ordered.gather(-1, size - 1)
+        support = _support(raised, ordered, size)
     count = support.sum(dim=-1, keepdim=True).to(z.dtype)
     mean = z.masked_fill(~support, 0.0).sum(dim=-1, keepdim=True) / count
     spread = (z - mean).masked_fill(~support, 0.0).square().sum(dim=-1, keepdim=True) / count
@@ -154,8 +157,7 @@ def masked_softmax1(
         TypeError, ValueError: the mask is not bool or does not fit (see `check_mask`).
     """
     check_mask(mask, scores.shape[-2], scores.shape[-1])
-    if scores.dtype == torch.float16:
-        scores = scores.clamp(*FLOAT16)
+    scores = _in_range(scores)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     return torch.softmax(F.pad(scores, (0, 1)), dim=-1)[..., :-1]
@@ -198,6 +200,11 @@ def _ranked(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ordered = z.sort(dim=-1, descending=True).values
     rank = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype, device=z.device)
     return rank, ordered, ordered.cumsum(dim=-1)
+
+
+def _support(z: Tensor, ordered: Tensor, size: Tensor) -> Tensor:
+    """Return where z is among the best `size`; all of a row with NaN, so that its weights are NaN."""
+    return ~(z < ordered.gather(-1, (size - 1).clamp(min=0)))
 
 
 def _finished(weights: Tensor, hidden: Tensor | None, scores: Tensor) -> Tensor:

@@ -96,17 +96,33 @@ def test_nan_in_padding_reaches_neither_values_nor_keys():
     assert key.tolist() == value.tolist() == [[[1.0], [0.0]]]
 
 
+SUM_TO_ONE = (masked_softmax, masked_sparsemax, masked_entmax15)
+
+
 def test_an_allowed_score_as_low_as_there_is_counts_all_the_same():
     scores = torch.tensor([[[torch.finfo(torch.float32).min] * 2 + [1.0, 2.0]]])
     mask = torch.tensor([[[True, True, False, False]]])
-    for normalise in (masked_softmax, masked_sparsemax, masked_entmax15):  # whose rows sum to one, however low all are
+    for normalise in SUM_TO_ONE:  # however low all are
         torch.testing.assert_close(normalise(scores, mask), torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]))
 
 
-def test_a_float16_score_that_overflowed_counts_as_the_largest():
-    scores = torch.tensor([[[math.inf, 1.0, -math.inf], [-math.inf, -math.inf, 0.0]]], dtype=torch.float16)
-    mask = torch.tensor([[[True, True, True], [True, True, False]]])
-    assert masked_softmax(scores, mask).tolist() == [[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]]
+@pytest.mark.parametrize("normalise", SUM_TO_ONE)
+def test_a_float16_score_that_overflowed_counts_as_the_largest(normalise):
+    top = torch.finfo(torch.float16).max
+    scores = torch.tensor([[math.inf, 1.0, -math.inf], [-math.inf, -math.inf, 0.0], [math.inf, top, 1.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
+    assert normalise(scores.half(), mask).tolist() == [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("normalise", SUM_TO_ONE)
+def test_an_allowed_score_that_is_not_finite_makes_its_row_nan(normalise, poison):
+    """So that a loss tells that training has diverged."""
+    scores = torch.tensor([[[poison, 1.0, 2.0], [poison, 1.0, 1.0]]])
+    mask = torch.tensor([[[True, True, True], [False, True, True]]])
+    weights = normalise(scores, mask)
+    assert weights[0, 0].isnan().all() and weights[0, 1].tolist() == pytest.approx([0.0, 0.5, 0.5])
+    assert normalise(scores[0]).isnan().all()
 
 
 @pytest.mark.parametrize("normalise", NORMALISERS.values(), ids=list(NORMALISERS))
