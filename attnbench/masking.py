@@ -133,7 +133,8 @@ def masked_entmax15(
         rank, ordered, total = _ranked(raised)
         mean = total / rank
         spread = ordered.square().cumsum(dim=-1) / rank - mean.square()
-        reached = mean - (1 / rank - spread).clamp(min=0).sqrt() <= ordered
+        # a key at 0 has no weight, though tau is 0 too where one key takes all
+        reached = (mean - (1 / rank - spread).clamp(min=0).sqrt() <= ordered) & (ordered > 0)
         size = reached.sum(dim=-1, keepdim=True)
         support = _support(raised, ordered, size)
     count = support.sum(dim=-1, keepdim=True).to(z.dtype)

@@ -55,12 +55,16 @@ def test_entmax15_keeps_its_digits_over_very_many_keys() -> None:
 
 
 @pytest.mark.parametrize("normaliser", sorted(NORMALISERS))
-def test_normalisers_have_the_gradient_of_finite_differences(normaliser: Any) -> None:
+def test_normalisers_have_the_derivatives_of_finite_differences(normaliser: Any) -> None:
+    """The second too; rows without a key, with one, and with one that takes all the weight are among them."""
     torch.manual_seed(0)
-    scores = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    scores = torch.randn(3, 4, 6, dtype=torch.float64)
     mask = torch.rand(3, 4, 6) > 0.4
-    mask[0, 0] = False
+    mask[0, 0], mask[0, 1] = False, torch.arange(6) == 2
+    mask[0, 2], scores[0, 2, 3] = True, 6.0
+    scores.requires_grad_()
     torch.autograd.gradcheck(lambda x: NORMALISERS[normaliser](x, mask), (scores,))
+    torch.autograd.gradgradcheck(lambda x: NORMALISERS[normaliser](x, mask), (scores,))
 
 
 @pytest.mark.parametrize("normaliser", sorted(NORMALISERS))
