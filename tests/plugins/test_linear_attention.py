@@ -83,6 +83,19 @@ def test_hedgehog_starts_as_the_softmax_of_twice_its_input_and_its_opposite() ->
     torch.testing.assert_close(weights[0, 0, 0], normalised(torch.stack((q @ k, q @ q))))
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("size", [30, 100])
+def test_hedgehog_looks_somewhere_however_large_the_inputs(size: int, causal: bool, need_weights: bool) -> None:
+    module = make((8, 8, 8), feature_map="hedgehog")
+    q, k, v = (size * torch.randn(2, 5, 8) for _ in range(3))
+    v[..., 0] = 1
+    context, _ = module(q.requires_grad_(), k.requires_grad_(), v, causal=causal, need_weights=need_weights)
+    torch.testing.assert_close(context[..., 0], torch.ones(2, 5))
+    for gradient in torch.autograd.grad(context.square().sum(), (q, k)):
+        assert gradient.isfinite().all()
+
+
 def test_performer_is_near_softmax_with_many_features() -> None:
     """On average over 400 draws of 2 d features its products are a multiple of exp(q·k / sqrt(d)), to a few percent."""
     x = 0.4 * torch.randn(1, 6, 16, dtype=torch.float64)

@@ -51,9 +51,11 @@ class Taylor(nn.Module):
 
 
 class Hedgehog(nn.Module):
-    """φ(x) = softmax([2 y, -2 y]), y = W x + b, W = 1 and b = 0 at first (Zhang et al. 2024, arXiv:2402.04347).
+    """φ(x) = max(softmax([2 y, -2 y]), 1e-12), y = W x + b (Zhang et al. 2024, arXiv:2402.04347).
 
-    As in fla; the paper trains W to imitate a softmax, here it is trained with all else.
+    W = 1 and b = 0 at first, as in fla; the paper trains W to imitate a softmax, here it is trained with all else. The
+    bound is that of the authors' LoLCATs: of large queries and keys one feature is 1, and without it the others are 0,
+    and so is the product with every key.
     """
 
     takes = None
@@ -66,9 +68,9 @@ class Hedgehog(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def forward(self, x: Float[Tensor, "*B D"], keys: bool) -> Float[Tensor, "*B F"]:
-        """Return the softmax over features."""
+        """Return the softmax over features, none of them 0."""
         y = 2 * widen(self.layer(x))
-        return torch.softmax(torch.cat((y, -y), dim=-1), dim=-1)
+        return torch.softmax(torch.cat((y, -y), dim=-1), dim=-1).clamp(min=1e-12)
 
 
 class Performer(nn.Module):
