@@ -11,6 +11,7 @@ from attnbench.interfaces import Attention, MakeAttention, MakeScore, Published,
 from attnbench.kernels import attend, fused_attention, has_hooks, prepare
 from attnbench.masking import (
     NORMALISERS,
+    UNNORMALISED,
     Normaliser,
     causal_mask,
     full_precision,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NORMALISERS",
+    "UNNORMALISED",
     "Attention",
     "AttentionMap",
     "Draws",

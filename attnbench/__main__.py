@@ -32,7 +32,7 @@ from attnbench.registry import Registry
 from attnbench.schema import format_value
 from attnbench.startup import end_imports
 from attnbench.streams import lossy
-from attnbench.sweep import Job, Outcome, follow, refuse_failures, sum_up, sweep_folder
+from attnbench.sweep import Job, Launch, Outcome, follow, refuse_failures, sum_up, sweep_folder
 from attnbench.words import add_forms, complaint, completed, make_parser, read_words, remember_sweep, with_forms
 
 
@@ -300,13 +300,16 @@ def run_suite(registry: Registry, words: list[str]) -> None:
 
     chosen, arms = suite.read_suite(args.words)
     found, notes = report.read_references(chosen, registry)
-    named = [word.partition("=")[2] for word in arms if word.startswith(("attention=", "scoring="))]
-    names = {name for values in named for name in values.split(",")}
-    laws = contract.check_all(contract.named(registry, sorted(names)), registry)
+    laws: dict[str, list[contract.Finding]] = {}
     plan = suite.Plan(chosen, registry, grids={cell.task: [rate for rate, _ in cell.tried] for cell in found.cells})
+
+    def obey_and_follow(words: list[list[str]], launch: Launch) -> None:
+        laws.update(contract.check_arms(words, registry))
+        plan.follow(words, launch)
+
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            follow(registry, plan.follow, read_words(arms))
+            follow(registry, obey_and_follow, read_words(arms))
     finally:
         if plan.cells:
             command = shlex.join(["python", "-m", "attnbench", "suite", *words])

@@ -40,9 +40,10 @@ class ScoringFunction(nn.Module, ABC):
     #: Int tensors [*, Q] and [*, K] whose leading dimensions broadcast; None means 0, 1, ..., so that
     #: `score(query, key)` is right wherever query i stands at place i and key j at place j.
     positional: bool = False
-    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}. An excuse may
-    #: name a kind of mask, {"masked_keys:random": "..."}: the law is then tried on the others.
-    excused: ClassVar[Mapping[str, str]] = {}
+    #: Laws that it does not obey, each with the reason: {"permutation": "order is the point"}. An excuse may name a
+    #: kind of mask, {"masked_keys:random": "..."}: the law is then tried on the others. Set in the constructor where
+    #: that depends on the options.
+    excused: Mapping[str, str] = {}
 
     @abstractmethod
     def forward(self, query: Queries, key: Keys) -> ScoreMatrix:
@@ -115,11 +116,10 @@ class Attention(nn.Module, ABC):
     #: causality, and raises ValueError for any other mask.
     masks: ClassVar[Literal["any", "prefix"]] = "any"
     #: True for a mechanism whose weights are a mixing matrix: context = weights · value, yet a weight may be negative
-    #: and a row need not sum to one.
-    signed: ClassVar[bool] = False
-    #: Laws that this class does not obey, each with the reason: {"permutation": "order is the point"}. An excuse may
-    #: name a kind of mask, {"masked_keys:random": "..."}: the law is then tried on the others.
-    excused: ClassVar[Mapping[str, str]] = {}
+    #: and a row need not sum to one. Set in the constructor where that depends on the options.
+    signed: bool = False
+    #: Laws that it does not obey, as of a scoring function.
+    excused: Mapping[str, str] = {}
 
     out_dim: int
     #: The widths of query, key and value, where the constructor keeps them: `hide_masked` then holds inputs to them.

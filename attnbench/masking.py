@@ -215,6 +215,8 @@ def _finished(weights: Tensor, hidden: Tensor | None, scores: Tensor) -> Tensor:
 
 #: What turns scores into weights, as an option is written: `normaliser: Normaliser = "softmax"`.
 Normaliser = Literal["softmax", "sparsemax", "entmax15", "softmax1", "sigmoid"]
+#: Those whose weights need not sum to one: `signed = normaliser in UNNORMALISED`.
+UNNORMALISED: frozenset[Normaliser] = frozenset(("softmax1", "sigmoid"))
 NORMALISERS: Mapping[Normaliser, Callable[[Tensor, Tensor | None], Tensor]] = {
     "softmax": masked_softmax,
     "sparsemax": masked_sparsemax,

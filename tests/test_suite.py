@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from attnbench import contract
 from attnbench.errors import UsageError
 from attnbench.registry import Registry
 from attnbench.report import read_references, unequal
@@ -283,6 +284,18 @@ def test_tune_on_the_command_line_is_resumed_by_what_is_there(cli, tmp_path):
     assert again.code == 0
     assert "completed before" in again.err
     assert again.out == said.out
+
+
+def test_the_laws_of_an_arm_are_those_of_its_options(monkeypatch):
+    tried = contract.check
+    monkeypatch.setattr(contract, "check", lambda *what, **how: tried(*what, **{**how, "laws": ["rows"]}))
+    words = ["attention=soft", "scoring=dot"]
+    found = contract.check_arms([words, [*words, "attention.normaliser=softmax1"], words], Registry.load())
+    assert {arm: finding.detail for arm, (finding,) in found.items()} == {
+        "attention=soft": "",
+        "scoring=dot": "",
+        "attention=soft normaliser=softmax1": "signed: zeros where masked",
+    }
 
 
 def test_a_suite_on_the_command_line_ends_in_a_report(cli, tmp_path):

@@ -4,21 +4,23 @@
     for finding in check(registry.get("attention", "mine"), registry): ...
 
 A law is a function of a `Subject` whose docstring says what holds; it raises `Broken` with the smallest failing case.
-A component is excused from a law by its class, `excused = {"permutation": "order is the point"}`, or from one kind of
-mask in it, `{"masked_keys:random": "..."}`; where the law holds all the same, the excuse is what is broken. Scoring
-functions obey the laws of attention too, in a plain softmax and weighted sum.
+A component says what it is excused from, `excused = {"permutation": "order is the point"}`, or from one kind of mask in
+it, `{"masked_keys:random": "..."}`; where the law holds all the same, the excuse is what is broken. Scoring functions
+obey the laws of attention too, in a plain softmax and weighted sum.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from attnbench.config import read_override
 from attnbench.contract import attention, scoring, task
 from attnbench.contract.cases import KINDS
 from attnbench.contract.findings import Finding
@@ -37,6 +39,7 @@ __all__ = [
     "Subject",
     "check",
     "check_all",
+    "check_arms",
     "declarations",
     "laws_for",
     "named",
@@ -177,9 +180,22 @@ def check_all(
     return findings
 
 
+def check_arms(arms: Iterable[Sequence[str]], registry: Registry) -> dict[str, list[Finding]]:
+    """Check what the words of runs choose, with their options; findings by "attention=soft normaliser=sparsemax"."""
+    findings: dict[str, list[Finding]] = {}
+    for arm, kind in itertools.product(arms, ("attention", "scoring")):
+        chosen = [word.partition("=")[2] for word in arm if word.startswith(f"{kind}=")]
+        options = [word.partition(".")[2] for word in arm if word.startswith(f"{kind}.")]
+        label = " ".join([f"{kind}={''.join(chosen)}", *options])
+        if chosen and label not in findings:
+            values = dict(map(read_override, options))
+            (findings[label],) = check_all([registry.get(kind, *chosen)], registry, options={kind: values}).values()
+    return findings
+
+
 def _try(name: str, law: Law, subject: Subject) -> tuple[Finding, str]:
     """Try a law; return what became of it, and the error that broke it, with its line, if one did."""
-    excused = subject.component.cls.excused
+    excused = subject.made.excused
     masks = frozenset(key.partition(":")[2] for key in excused if key.partition(":")[0] == name and ":" in key)
     finding, cause = _find(name, law, replace(subject, without=masks) if masks else subject)
     if name in excused:
@@ -218,9 +234,9 @@ def _defined(subject: Subject) -> str:
 
 
 def declarations(subject: Subject) -> None:
-    """What the class is excused from are laws of its kind, each with a reason."""
+    """What it is excused from are laws of its kind, each with a reason."""
     known = laws_for(subject.component.kind)
-    for key, reason in subject.component.cls.excused.items():
+    for key, reason in subject.made.excused.items():
         name, colon, mask = key.partition(":")
         require(name in known, f"excused['{key}'] is no law; there are {', '.join(known)}")
         require(not colon or mask in KINDS, f"excused['{key}'] names no kind of mask; there are {', '.join(KINDS)}")

@@ -174,6 +174,25 @@ class Subject:
         """The attention class that is tried: the component's own, or the one that its scores are tried in."""
         return PlainAttention if self.component.kind == "scoring" else self.component.cls
 
+    @cached_property
+    def made(self) -> Any:
+        """What says whether its weights are signed and what it is excused from: one made with its options.
+
+        Its class where none can be made, and for a task, which would read its data.
+        """
+        if self.component.kind == "task":
+            return self.component.cls
+        try:
+            module = self.make()
+        except Exception:  # a law says so
+            return self.component.cls
+        return module.score if self.component.kind == "scoring" else module
+
+    @property
+    def signed(self) -> bool:
+        """Whether its weights are no distributions; those of a scoring function, in a softmax, are."""
+        return self.component.kind == "attention" and self.made.signed
+
     @property
     def prefix(self) -> bool:
         """Whether it takes padding and causality alone."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attnbench.contract.cases import MASKS, SAID, SIZES, Case, Inputs, cases
@@ -21,6 +22,7 @@ from attnbench.contract.requirements import (
     trying,
     unseen,
 )
+from attnbench.interfaces import Attention
 from attnbench.schema import takes_score
 
 
@@ -62,7 +64,7 @@ def shapes(subject: Subject) -> None:
 
 
 def rows(subject: Subject) -> str | None:
-    """Weights are zero where masked, in training too; not negative and in sum one, unless the class is signed."""
+    """Weights are zero where masked, in training too; not negative and in sum one, unless it is signed."""
     if not subject.cls.has_weights:
         return "it has no weights"
     tried = [(torch.float32, True), *((dtype, False) for dtype in subject.dtypes)]
@@ -71,34 +73,34 @@ def rows(subject: Subject) -> str | None:
         with trying(f"{case} {dtype} training={training}"):
             _, weights = subject.attend(subject.make(dtype).train(training), inputs)
             row(subject, weights, inputs.allowed(), dtype)
-    return "signed: zeros where masked" if subject.cls.signed else None
+    return "signed: zeros where masked" if subject.signed else None
 
 
 def row(subject: Subject, weights: Tensor, allowed: Tensor, dtype: torch.dtype) -> None:
-    """Require what weights are: a distribution, or zero where masked in a signed class."""
-    if subject.cls.signed:
+    """Require what weights are: a distribution, or zero where masked if it is signed."""
+    if subject.signed:
         unseen(weights, allowed)
     else:
         distribution(weights, allowed, dtype)
 
 
 def mixing(subject: Subject) -> str | None:
-    """The context is weights · value, head by head, through one linear map that is the same for every query."""
+    """The context is weights · value, head by head, through one affine map of values, the same for every query."""
     if not subject.cls.has_weights:
         return "it has no weights"
     module = subject.make()
     Q, K, Dv = 1 if subject.cls.recurrent else 3, 5, subject.widths[2]
     heads = subject.attend(module, subject.inputs(Case(1, Q, K, "none")))[1].shape[1]
-    unknown = heads * Dv + 1
+    unknown = heads * (Dv + 1) + 1
     for case in subject.cases(("none", "causal=True"), [(2 * unknown, Q, K)]):
         inputs = subject.inputs(case)
         with trying(case):
             context, weights = (x.detach().cpu() for x in subject.attend(module, inputs))
-            mixed = (weights @ inputs.value.cpu().unsqueeze(1)).transpose(1, 2).flatten(2)
-            mixed = torch.cat([mixed, torch.ones_like(mixed[..., :1])], dim=-1).flatten(0, 1)
+            one = F.pad(inputs.value.cpu().unsqueeze(1), (0, 1), value=1.0)  # what values' bias is a multiple of
+            mixed = F.pad((weights @ one).transpose(1, 2).flatten(2), (0, 1), value=1.0).flatten(0, 1)
             linear = torch.linalg.lstsq(mixed, context.flatten(0, 1), driver="gelsd").solution
             rest = float((mixed @ linear - context.flatten(0, 1)).abs().max() / context.abs().max().clamp(min=1e-9))
-            require(rest < 1e-6, f"no linear map makes the context of weights · value: {rest:.2g} of it is left over")
+            require(rest < 1e-6, f"no affine map makes the context of weights · value: {rest:.2g} of it is left over")
     return None
 
 
@@ -186,7 +188,7 @@ def extremes(subject: Subject) -> None:
     """Scores of about 1e4 in float32, or beyond float16's 65,504 in float16, stay finite, gradients too."""
     every = subject.cases((*MASKS, "empty", *SAID[:2]), SIZES[1::2])
     # what normalises nothing may overflow with its scores
-    sizes = (17.0,) if subject.cls.signed else (17.0, 300.0)
+    sizes = (17.0,) if subject.signed else (17.0, 300.0)
     halves = [(torch.float16, times) for times in sizes if torch.float16 in subject.dtypes]
     for case, need, (dtype, times) in itertools.product(every, subject.paths, [(torch.float32, 100.0), *halves]):
         module, inputs = subject.make(dtype), subject.inputs(case, dtype)
@@ -199,7 +201,7 @@ def extremes(subject: Subject) -> None:
 
 
 def scorings(subject: Subject) -> str | None:
-    """With every registered scoring function that takes its widths: rows are right, and both paths agree."""
+    """With every registered scoring function that takes its widths: rows are right, both paths agree, `step` too."""
     if not takes_score(subject.cls):
         return "it uses no scoring function"
     wide = subject.widths if subject.widths[0] == subject.widths[1] else (8, 8, 6)
@@ -218,4 +220,20 @@ def scorings(subject: Subject) -> str | None:
                 if weights is not None:
                     row(subject, weights, inputs.allowed(), torch.float64)
                 agree(subject.attend(module, inputs, False)[0], context, "the context without weights")
+                if component.cls.positional and inputs.causal and inputs.mask is None:
+                    agree(
+                        decoded(module, inputs),
+                        context,
+                        "the context of `step` (set self.positional = self.score.positional)",
+                    )
     return f"not with {', '.join(refused)}" if refused else None
+
+
+def decoded(module: Attention, inputs: Inputs) -> Tensor:
+    """Return the contexts of `step`, of one token after the other."""
+    contexts, state = [], None
+    for t in range(inputs.query.shape[1]):
+        now = slice(t, t + 1)
+        context, state = module.step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], state)
+        contexts.append(context)
+    return torch.cat(contexts, dim=1)

@@ -72,8 +72,8 @@ def attend_next(
 ) -> tuple[Float[Tensor, "B 1 Dout"], Unrolled]:
     """Attend with the next query of a host that learns it only now, and return what the one after has to know.
 
-    A recurrent mechanism is handed its last weights; one that goes by places, or whose scoring function does, is asked
-    all queries so far again, of which the last counts. Keys that stay are prepared once: `prepare_keys`.
+    A recurrent mechanism is handed its last weights; one that goes by places is asked all queries so far again, of
+    which the last counts. Keys that stay are prepared once: `prepare_keys`.
     """
     look = partial(attention, key=key, value=value, mask=mask)
     return _ask(attention, look, query, state, need_weights=need_weights)
@@ -103,7 +103,7 @@ def _ask(
         context, weights = look(query, previous=state.weights)
         return context, Unrolled(weights)
     queries = None
-    if attention.positional or getattr(getattr(attention, "score", None), "positional", False):
+    if attention.positional:
         query = queries = query if state.queries is None else torch.cat([state.queries, query], dim=1)
     need_weights = need_weights and attention.has_weights
     context, weights = look(query, need_weights=need_weights)

@@ -2,8 +2,10 @@
 
     import pytest
 
-    @pytest.mark.attnbench("scoring=mine")
+    @pytest.mark.attnbench("scoring=mine", temperature=2)
     def test_it_obeys(law): ...
+
+What follows the component's name are its options, the defaults if none are.
 
 pytest loads this at every start, wherever attnbench is installed: it is installed as a package of its own, not as a
 part of attnbench, so that attnbench, and torch with it, is imported only by someone who has such a test.
@@ -16,9 +18,8 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
-    config.addinivalue_line(
-        "markers", 'attnbench("KIND=NAME"): hold a registered component to the laws, one test each, its argument `law`'
-    )
+    says = "hold a registered component to the laws, one test each, its argument `law`"
+    config.addinivalue_line("markers", f'attnbench("KIND=NAME", OPTION=VALUE): {says}')
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,7 +56,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     except UsageError as error:
         failed = "".join(f"\n{failure}" for failure in registry.failures)
         pytest.fail(f"{error}\nIs its package installed? pip install -e .{failed}", pytrace=False)
-    (finding,) = check(component, registry, laws=[str(pyfuncitem.callspec.params["law"])])
+    law = str(pyfuncitem.callspec.params["law"])
+    try:
+        (finding,) = check(component, registry, laws=[law], options=marker.kwargs)
+    except UsageError as error:  # of an option
+        pytest.fail(str(error), pytrace=False)
     if finding.status in ("excused", "skipped"):
         pytest.skip(f"{finding.status}: {finding.detail}")
     if finding.status == "broken":

@@ -43,11 +43,6 @@ class GatedDeltaNet(PrefixAttention):
     Raises ValueError when there are no heads, or they have no width.
     """
 
-    excused = {
-        **PrefixAttention.excused,
-        "mixing": "an output gate follows: without it (gate=false) the context is weights · value",
-    }
-
     def __init__(
         self,
         query_dim: int,
@@ -75,6 +70,8 @@ class GatedDeltaNet(PrefixAttention):
         dt = torch.empty(num_heads).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.dt_bias = nn.Parameter(dt.expm1().log())  # softplus of it is dt
         self.g_proj = nn.Linear(query_dim, v_dim, bias=False) if gate else None
+        if gate:
+            self.excused = {**self.excused, "mixing": "an output gate follows weights · value"}
         self.norm = nn.Parameter(torch.ones(self.head_v))
         self.out_proj = nn.Linear(v_dim, query_dim, bias=False)
 

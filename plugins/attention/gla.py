@@ -38,11 +38,6 @@ class GLA(PrefixAttention):
     Raises ValueError when there are no heads, or they have no width.
     """
 
-    excused = {
-        **PrefixAttention.excused,
-        "mixing": "an output gate follows: without it (gate=false) the context is weights · value",
-    }
-
     def __init__(
         self,
         query_dim: int,
@@ -65,6 +60,8 @@ class GLA(PrefixAttention):
         self.v_proj = nn.Linear(value_dim, v_dim, bias=False)
         self.a_proj = nn.Sequential(nn.Linear(key_dim, 16, bias=False), nn.Linear(16, k_dim))
         self.g_proj = nn.Linear(query_dim, v_dim, bias=False) if gate else None
+        if gate:
+            self.excused = {**self.excused, "mixing": "an output gate follows weights · value"}
         self.norm = nn.Parameter(torch.ones(self.head_v))
         self.out_proj = nn.Linear(v_dim, query_dim, bias=False)
 

@@ -41,11 +41,6 @@ class KDA(PrefixAttention):
     Raises ValueError when there are no heads.
     """
 
-    excused = {
-        **PrefixAttention.excused,
-        "mixing": "an output gate follows: without it (gate=false) the context is weights · value",
-    }
-
     def __init__(
         self,
         query_dim: int,
@@ -73,6 +68,8 @@ class KDA(PrefixAttention):
         self.dt_bias = nn.Parameter(dt.expm1().log())  # softplus of it is dt
         low_rank = (nn.Linear(query_dim, self.head_dim, bias=False), nn.Linear(self.head_dim, inner))
         self.g_proj = nn.Sequential(*low_rank) if gate else None
+        if gate:
+            self.excused = {**self.excused, "mixing": "an output gate follows weights · value"}
         self.norm = nn.Parameter(torch.ones(self.head_dim))
         self.out_proj = nn.Linear(inner, query_dim, bias=False)
 

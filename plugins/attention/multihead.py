@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import (
+    UNNORMALISED,
     Attention,
     MakeScore,
     Normaliser,
@@ -68,13 +69,14 @@ class MultiHead(Attention):
         if kv_heads is not None and (kv_heads < 1 or num_heads % kv_heads):
             raise ValueError(f"kv_heads={kv_heads} does not divide num_heads={num_heads}; 1 is multi-query attention")
         self.num_heads, self.kv_heads = num_heads, num_heads if kv_heads is None else kv_heads
-        self.normaliser, self.gate = normaliser, gate
+        self.normaliser, self.signed, self.gate = normaliser, normaliser in UNNORMALISED, gate
         self.score = score(width, width)
         self.positional = self.score.positional
         self.q_proj = nn.Linear(query_dim, self.out_dim, bias=bias)
         self.k_proj, self.v_proj = (nn.Linear(w, self.kv_heads * width, bias=bias) for w in (key_dim, value_dim))
         self.out_proj = nn.Linear(self.out_dim, self.out_dim, bias=bias)
         if gate != "none":
+            self.excused = {"mixing": "a gate follows weights · value"}
             self.g_proj = nn.Linear(query_dim, num_heads if gate == "head" else self.out_dim, bias=False)
 
     def forward(
@@ -136,12 +138,9 @@ class MultiHead(Attention):
 
     def _joined(self, heads: Float[Tensor, "B H Q d"], query: BQD) -> Context:
         """Gate the heads, and project them side by side."""
-        if self.gate == "head":
-            heads = heads * torch.sigmoid(self.g_proj(query)).mT.unsqueeze(-1)
-        context = merge_heads(heads)
-        if self.gate == "element":
-            context = context * torch.sigmoid(self.g_proj(query))
-        return self.out_proj(context)  # type: ignore[no-any-return]
+        if self.gate != "none":
+            heads = heads * torch.sigmoid(split_heads(self.g_proj(query), self.num_heads))
+        return self.out_proj(merge_heads(heads))  # type: ignore[no-any-return]
 
 
 @hookimpl

@@ -38,11 +38,6 @@ class Retention(PrefixAttention):
     Raises ValueError when there are no heads, or they have no width.
     """
 
-    excused = {
-        **PrefixAttention.excused,
-        "mixing": "an output gate follows: without it (gate=false) the context is weights · value",
-    }
-
     def __init__(
         self,
         query_dim: int,
@@ -63,6 +58,8 @@ class Retention(PrefixAttention):
         self.k_proj = nn.Linear(key_dim, k_dim, bias=False)
         self.v_proj = nn.Linear(value_dim, v_dim, bias=False)
         self.g_proj = nn.Linear(query_dim, v_dim, bias=False) if gate else None
+        if gate:
+            self.excused = {**self.excused, "mixing": "an output gate follows weights · value"}
         self.out_proj = nn.Linear(v_dim, query_dim, bias=False)
         for name, layer in self.named_children():
             assert isinstance(layer, nn.Linear)

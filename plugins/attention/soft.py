@@ -6,7 +6,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnbench import Attention, MakeScore, Normaliser, Register, append, attend, hide_masked, hookimpl, prepare
+from attnbench import (
+    UNNORMALISED,
+    Attention,
+    MakeScore,
+    Normaliser,
+    Register,
+    append,
+    attend,
+    hide_masked,
+    hookimpl,
+    prepare,
+)
 from attnbench.shapes import BKD, BKV, BQD, Context, Look, Mask, State
 
 
@@ -36,7 +47,7 @@ class Soft(Attention):
         super().__init__(query_dim, key_dim, value_dim)
         self.score = score(query_dim, key_dim)
         self.positional = self.score.positional
-        self.normaliser = normaliser
+        self.normaliser, self.signed = normaliser, normaliser in UNNORMALISED
 
     def forward(
         self, query: BQD, key: BKD, value: BKV, mask: Mask = None, *, causal: bool = False, need_weights: bool = True

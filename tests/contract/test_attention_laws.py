@@ -1,7 +1,7 @@
 """The laws are themselves tested: for each a component that breaks it, and that it must catch."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -9,11 +9,15 @@ from broken import BROKEN, BROKEN_SCORES, Good, Ordered, Poisonous, Silent, Uncl
 from fading import Dropping, Fading
 from torch import Tensor
 
-from attnbench import ScoringFunction
+from attnbench import MakeScore, ScoringFunction
 from attnbench.contract import LAWS, check, laws_for
 from attnbench.contract.harness import BilinearScore, PlainAttention
 from attnbench.loading import Component
 from attnbench.registry import Registry
+from attnbench.schema import options
+
+REGISTRY = Registry.load()
+SHIPPED = [(c.kind, c.name) for kind in LAWS for c in REGISTRY.of(kind) if c.origin.endswith("(shipped)")]
 
 
 def found(cls: type[Any], registry: Registry, law: str, kind: str = "attention") -> Any:
@@ -82,6 +86,61 @@ def test_an_excuse_that_is_not_needed_is_broken(registry: Registry) -> None:
     assert (finding.status, finding.detail) == ("broken", "excused, yet it holds: take the excuse away")
 
 
+class Halving(Good):
+    """By an option its rows sum to a half; it says so."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int, *, half: bool = False) -> None:
+        super().__init__(query_dim, key_dim, value_dim)
+        self.half = half
+        if half:
+            self.excused = {"rows": "they sum to a half"}
+
+    def weigh(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        return super().weigh(scores, mask) / (2 if self.half else 1)
+
+
+def test_an_excuse_may_depend_on_the_options(registry: Registry) -> None:
+    component = Component("attention", "mine", Halving, __file__)
+    for half, status in ((False, "passed"), (True, "excused")):
+        assert check(component, registry, laws=["rows"], options={"half": half})[0].status == status
+
+
+class Forgetful(PlainAttention):
+    """It does not say that it goes by places where its scoring function does."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: MakeScore) -> None:
+        super().__init__(query_dim, key_dim, value_dim, score)
+        self.positional = False
+
+
+def test_who_does_not_say_that_it_goes_by_places_decodes_wrongly_and_is_caught(registry: Registry) -> None:
+    detail = found(Forgetful, registry, "scorings").detail
+    assert detail.startswith("scoring=alibi B=1 Q=2 K=2 mask=causal=True: the context of `step` (set self.positional")
+
+
+def choices() -> Iterator[tuple[str, str, str, Any]]:
+    """Yield each value other than its default of what ships as an option with few values."""
+    for kind, name in SHIPPED:
+        for option in options(REGISTRY.get(kind, name).cls) if kind != "task" else ():
+            values = (True, False) if option.type is bool else get_args(option.type)
+            for value in values if get_origin(option.type) in (Literal, None) else ():
+                if value != option.default:
+                    yield kind, name, option.name, value
+
+
+#: What an option may change, of the laws that cost little.
+BY_OPTION = ("declarations", "rows", "need_weights", "extremes", "causal", "decoding", "second_derivatives", "mixing")
+
+
+@pytest.mark.parametrize(("kind", "name", "option", "value"), list(choices()))
+def test_what_ships_obeys_the_laws_with_each_choice_of_its_options(
+    kind: str, name: str, option: str, value: Any, registry: Registry
+) -> None:
+    laws = [law for law in BY_OPTION if law in laws_for(kind)]
+    findings = check(registry.get(kind, name), registry, laws=laws, options={option: value})
+    assert not [finding for finding in findings if finding.status == "broken"]
+
+
 def test_an_error_in_a_component_is_a_broken_law_with_its_case(registry: Registry) -> None:
     class Raising(Good):
         def scores(self, query: Tensor, key: Tensor) -> Tensor:
@@ -99,9 +158,6 @@ def test_checking_leaves_the_random_state_alone(registry: Registry) -> None:
     torch.manual_seed(7)
     found(Good, registry, "rows")
     assert torch.equal(torch.rand(3), expected)
-
-
-SHIPPED = [(c.kind, c.name) for kind in LAWS for c in Registry.load().of(kind) if c.origin.endswith("(shipped)")]
 
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=[f"{k}={n}" for k, n in SHIPPED])
