@@ -59,7 +59,7 @@ class PrefixAttention(Attention):
         context, weights, _ = mix(query, key, value, padding)
         if weights is None or weights.dtype == value.dtype:
             return context, weights
-        most = torch.finfo(value.dtype).max  # float16's is soon exceeded
+        most = min(torch.finfo(x.dtype).max for x in (weights, value))  # float16's is soon exceeded
         return context, weights.clamp(-most, most).to(value.dtype)
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:

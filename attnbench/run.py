@@ -125,6 +125,8 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
             stopped = isinstance(error, KeyboardInterrupt)
             if isinstance(error, OSError) and error.errno and error.filename is None:
                 error.filename = str(folder)
+            if isinstance(error, Exception) and not isinstance(error, UsageError):
+                name_plugins(error, config, registry)
             with contextlib.suppress(OSError, UsageError):  # what made it fail may be that nothing can be written
                 if not begun and not resume:
                     begin(config, folder, resume=False)
@@ -236,9 +238,12 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
                 trainer.fit(experiment, training, validation, ckpt_path=prepared.checkpoint, weights_only=True)
         except Diverged as error:
             good = checkpoints.last if checkpoints.last.exists() else "none yet"
+            cure = "try a lower optimizer.lr, or trainer.gradient_clip"
+            if not experiment.steps:
+                cure = "no update was made yet: `python -m attnbench check NAME` tries the mechanism"
             raise UsageError(
                 f"training stopped: {error}; seed={config.seed} and the step give its batch; last good checkpoint: "
-                f"{good}; try a lower optimizer.lr, or trainer.gradient_clip"
+                f"{good}; {cure}"
             ) from error
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if prepared.checkpoint is None or prepared.record.trained:
@@ -261,6 +266,15 @@ def fit(prepared: Prepared, config: DictConfig, folder: Path, *, resume: bool) -
             )
         logger.experiment.close()
     return {**checkpoints.metrics, **metrics}
+
+
+def name_plugins(error: Exception, config: DictConfig, registry: Registry) -> None:
+    """Note with an error the run's components that did not ship, of which one may be its cause."""
+    for kind in ("attention", "scoring", "task"):
+        component = registry.components.get((kind, str((config[kind] or {}).get("name"))))
+        if component is not None and not component.origin.endswith("(shipped)"):
+            chosen = f"{kind}={component.name}"
+            error.add_note(f"{chosen} is {component.origin}: `python -m attnbench check {chosen}` shows what it breaks")
 
 
 def facts(prepared: Prepared) -> dict[str, Any]:

@@ -104,6 +104,21 @@ def test_a_run_that_ends_so_before_its_first_checkpoint_says_so(tmp_path: Path) 
         train(tmp_path / "ran", "task.first=2", "task.loss=true")
 
 
+def test_before_any_update_no_rate_is_blamed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the loss of step 1 is inf.*no update was made yet") as refused:
+        train(tmp_path / "ran", "task.first=1", "task.loss=true")
+    assert "optimizer.lr" not in str(refused.value)
+
+
+def test_an_error_in_training_names_the_components_that_did_not_ship(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Cliff, "loss", lambda self, model, batch: model(torch.ones(2)))
+    with pytest.raises(RuntimeError) as failed:
+        train(tmp_path / "ran")
+    (note,) = failed.value.__notes__
+    assert note == f"task=cliff is {__name__}: `python -m attnbench check task=cliff` shows what it breaks"
+    assert note in (tmp_path / "ran" / "run.log").read_text()
+
+
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     """By plain descent at rate 1 from w: the gradient 2w, clipped to 1e-5, moves it by 1e-5 a step."""
     options = ("task.first=99", "optimizer.name=sgd", "optimizer.lr=1", "optimizer.schedule=constant")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from attnbench.contract import attention, scoring, task
 from attnbench.contract.cases import KINDS
 from attnbench.contract.findings import Finding
 from attnbench.contract.harness import Law, Subject
-from attnbench.contract.requirements import Broken, Skipped, first_words, line_in, require, root
+from attnbench.contract.requirements import Broken, Skipped, first_words, line_called, line_in, require, root
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.registry import Registry
@@ -98,6 +98,7 @@ def check(
     device: str = "cpu",
     laws: Iterable[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    say: Callable[[str], object] = str,
 ) -> list[Finding]:
     """Hold a component to the laws of its kind, all of them or those named.
 
@@ -110,6 +111,7 @@ def check(
         device: where: cpu, cuda.
         laws: names, of `laws_for(component.kind)`; each of them is tried.
         options: what it is made with, other than its defaults.
+        say: called with the name of each law before it is tried.
 
     Raises:
         UsageError: there is no such option, or a value is of the wrong type.
@@ -127,6 +129,7 @@ def check(
         if first is not None:
             findings[name] = Finding(name, "skipped", f"not tried, since '{first}' is broken")
             continue
+        say(name)
         finding, cause = _try(name, law, subject)
         if finding.status == "broken" and cause in causes:
             finding = Finding(name, "skipped", f"the error that breaks '{causes[cause]}', again")
@@ -173,10 +176,13 @@ def check_all(
     with Console(stderr=True).status("checking") as status:
         for component in components:
             label = f"{component.kind}={component.name}"
-            status.update(f"checking {label}")
             mine = None if laws is None else [name for name in laws if name in laws_for(component.kind)]
             of_kind = (options or {}).get(component.kind)
-            findings[label] = check(component, registry, device=device, laws=mine, options=of_kind)
+
+            def say(law: str, label: str = label) -> None:
+                status.update(f"checking {label}: {law}")
+
+            findings[label] = check(component, registry, device=device, laws=mine, options=of_kind, say=say)
     return findings
 
 
@@ -210,18 +216,17 @@ def _try(name: str, law: Law, subject: Subject) -> tuple[Finding, str]:
 
 
 def _find(name: str, law: Law, subject: Subject) -> tuple[Finding, str]:
-    devices = list(range(torch.cuda.device_count())) if subject.device != "cpu" else []
-    with torch.random.fork_rng(devices):
+    with subject.own_draws():
         try:
             return Finding(name, "passed", law(subject) or ""), ""
         except Skipped as reason:
             return Finding(name, "skipped", str(reason)), ""
         except Exception as error:
             message = str(error) if isinstance(error, Broken) else first_words(error)
-            file = subject.file
-            line = line_in(file, error)
-            cause = "" if isinstance(root(error), Broken) else f"{first_words(root(error))} {line}"
-            return Finding(name, "broken", message, line or _defined(subject)), cause
+            line = line_in(subject.file, error)
+            if isinstance(root(error), Broken):
+                return Finding(name, "broken", message, line or _defined(subject)), ""
+            return Finding(name, "broken", message, line or line_called(error)), f"{first_words(root(error))} {line}"
 
 
 def _defined(subject: Subject) -> str:

@@ -124,6 +124,10 @@ def decoding(subject: Subject) -> str | None:
                 now = slice(t, t + 1)
                 context, state = module.step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], state)
                 agree(context, whole[:, now], "the context, against that of the causal form")
+                kind = type(state).__name__
+                require(
+                    isinstance(state, tuple), f"step returns (context, state), state a tuple of tensors, not a {kind}"
+                )
                 numbers = sum(x.numel() for x in state)
                 fits = all(len(x) == case.B for x in state)
                 require(fits, f"a state's first dimension is B, not {[list(x.shape) for x in state]}")
@@ -132,4 +136,5 @@ def decoding(subject: Subject) -> str | None:
                 if size is not None:
                     says = f"state_size({t + 1}) is {size}, and it holds {numbers // case.B} numbers"
                     require(numbers == size * case.B, says)
-    return "it does not say its state_size" if unsaid else f"it holds {size} numbers after {N} tokens"
+    held = f"it holds {numbers // case.B} numbers after {N} tokens"
+    return f"{held}, and does not say its state_size" if unsaid else held

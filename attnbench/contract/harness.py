@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from inspect import getfile
@@ -183,10 +184,16 @@ class Subject:
         if self.component.kind == "task":
             return self.component.cls
         try:
-            module = self.make()
+            with self.own_draws():
+                module = self.make()
         except Exception:  # a law says so
             return self.component.cls
         return module.score if self.component.kind == "scoring" else module
+
+    def own_draws(self) -> AbstractContextManager[None]:
+        """Return what leaves torch's random state as it was."""
+        devices = range(torch.cuda.device_count()) if self.device != "cpu" else ()
+        return torch.random.fork_rng(devices)
 
     @property
     def signed(self) -> bool:

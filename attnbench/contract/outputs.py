@@ -53,7 +53,8 @@ def shapes(subject: Subject) -> None:
         with trying(f"{case} {dtype}"):
             context, weights = subject.attend(module, inputs)
             wanted = [case.B, case.Q, module.out_dim]
-            require(list(context.shape) == wanted, f"the context is {list(context.shape)}, not {wanted}")
+            says = f"the context is {list(context.shape)}, not {wanted}: [B, Q, out_dim]"
+            require(list(context.shape) == wanted, says)
             require(context.dtype == dtype, f"the context is {context.dtype}")
             if subject.cls.has_weights:
                 require(weights is not None, "asked for weights it returns None")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from traceback import extract_tb
 
@@ -37,8 +37,18 @@ def root(error: BaseException) -> BaseException:
 
 def line_in(file: str, error: BaseException) -> str:
     """Return "mine.py:31", the last line of a file that an error passed through; "" where it did not."""
-    lines = [frame.lineno for frame in extract_tb(root(error).__traceback__) if frame.filename == file]
-    return f"{Path(file).name}:{lines[-1]}" if lines else ""
+    return _last(error, lambda path: path == file)
+
+
+def line_called(error: BaseException) -> str:
+    """Return the last line of attnbench, the laws aside, that an error passed through; "" where it did not."""
+    here = Path(__file__).parent
+    return _last(error, lambda path: Path(path).is_relative_to(here.parent) and not Path(path).is_relative_to(here))
+
+
+def _last(error: BaseException, is_meant: Callable[[str], bool]) -> str:
+    frames = [frame for frame in extract_tb(root(error).__traceback__) if is_meant(frame.filename)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def require(holds: object, otherwise: str) -> None:
@@ -93,6 +103,10 @@ def distribution(weights: Tensor, allowed: Tensor, dtype: torch.dtype) -> None:
     require(bool((weights >= 0).all()), f"a weight is {float(weights.min()):.3g}" if weights.numel() else "")
     unseen(weights, allowed)
     total = weights.double().sum(dim=-1)
-    error = (total - allowed.unsqueeze(1).expand(weights.shape).any(dim=-1).double()).abs()
-    worst = float(error.max()) if error.numel() else 0.0
-    require(worst <= TOLERANCE[dtype], f"a row sums to one give or take {worst:.3g}")
+    wanted = allowed.unsqueeze(1).expand(weights.shape).any(dim=-1).double()
+    if total.numel():
+        worst = int((total - wanted).abs().argmax())
+        b, h, q = (int(place) for place in torch.unravel_index(torch.tensor(worst), total.shape))
+        got, right = float(total[b, h, q]), float(wanted[b, h, q])
+        says = f"row {q} of example {b}, head {h} sums to {got:.4g}, not {right:.0f}"
+        require(abs(got - right) <= TOLERANCE[dtype], says)

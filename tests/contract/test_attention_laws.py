@@ -1,5 +1,6 @@
 """The laws are themselves tested: for each a component that breaks it, and that it must catch."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -9,7 +10,7 @@ from broken import BROKEN, BROKEN_SCORES, Good, Ordered, Poisonous, Silent, Uncl
 from fading import Dropping, Fading
 from torch import Tensor
 
-from attnbench import MakeScore, ScoringFunction
+from attnbench import MakeScore, PrefixAttention, ScoringFunction
 from attnbench.contract import LAWS, check, laws_for
 from attnbench.contract.harness import BilinearScore, PlainAttention
 from attnbench.loading import Component
@@ -253,6 +254,33 @@ class Narrow(ScoringFunction):
 class NarrowNaN(Narrow):
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         return (query @ key.mT) * float("nan")
+
+
+class Tensors(Fading):
+    """Its `step` returns a tensor as state."""
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor, state: Any = None) -> Any:
+        context, state = super().step(query, key, value, state)
+        return context, state[0]
+
+
+def test_what_is_expected_is_told(registry: Registry) -> None:
+    assert found(Unnormalised, registry, "rows").detail.endswith("row 0 of example 0, head 0 sums to 0.9, not 1")
+    assert "state a tuple of tensors, not a Tensor" in found(Tensors, registry, "decoding").detail
+
+
+def test_an_error_of_attnbench_is_told_with_its_own_line(registry: Registry) -> None:
+    class Missing(PrefixAttention):
+        """It hands its widths to nobody."""
+
+        def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+            super().__init__()
+            self.out_dim = value_dim
+
+        def mix(self, query, key, value, *, causal, padding, state, need_weights):  # type: ignore[no-untyped-def]
+            raise NotImplementedError
+
+    assert re.search(r"has no attribute 'widths' \(prefix\.py:\d+\)", broken(Missing, registry)["runs"])
 
 
 def test_nan_is_told_once(registry: Registry) -> None:
