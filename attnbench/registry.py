@@ -131,7 +131,11 @@ class Registry:
             for failure in self.failures:
                 if failure.name == name:
                     raise UsageError(f"{kind}={name}: {failure}")
-            raise UsageError(f"{kind}={name}: no such {kind}; {nearest(name, (c.name for c in self.of(kind)))}")
+            known = nearest(name, (c.name for c in self.of(kind)))
+            own = any(not component.origin.endswith("(shipped)") for component in self.components.values())
+            if not own and not known.startswith("did you mean"):
+                known += "; no plugin of yours is in ./plugins, in $ATTNBENCH_PLUGINS or installed"
+            raise UsageError(f"{kind}={name}: no such {kind}; {known}")
         return self.components[key]
 
     def incompatibility(self, attention: str, *, task: str | None = None, scoring: str | None = "*") -> str | None:

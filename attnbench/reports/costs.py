@@ -134,11 +134,9 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         drawn.values(), drawn.keys(), loc="outside right center", fontsize=8, title="forward and backward, seconds"
     )
     config = result["config"]
-    threads = f", {config['threads']} thread(s)" if result["device"] == "cpu" else ""
-    figure.suptitle(
-        f"batch {config['batch']}, width {config['dim']}, {config['dtype']}, {result['device']}{threads}, "
-        f"torch {result['torch']}",
-        fontsize=10,
-    )
+    facts = [f"batch {config['batch']}", f"width {config['dim']}", config["dtype"]]
+    facts += [word for word in ("causal", "weights") if config[word]]
+    facts += [result["device"], *([f"{config['threads']} thread(s)"] if result["device"] == "cpu" else [])]
+    figure.suptitle(", ".join([*facts, f"torch {result['torch']}"]), fontsize=10)
     with whole(file) as path:
         figure.savefig(path)
