@@ -342,6 +342,81 @@ class Unprepared(BilinearScore):
         return lambda query: super(Unprepared, self).forward(query, 2 * key)
 
 
+class Reseeding(Good):
+    """Its constructor seeds torch: all seeds of a run have the same draws from there on."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        torch.manual_seed(0)
+        super().__init__(query_dim, key_dim, value_dim)
+
+
+class Hasty(Good):
+    """In training its queries are divided by their deviation over time, the future included."""
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        by = query.std(dim=1, keepdim=True) + 0.1 if self.training and query.shape[1] > 1 else 1.0
+        return super().scores(query / by, key)
+
+
+class Losing(Good):
+    """A running mean of its keys is not saved."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
+        super().__init__(query_dim, key_dim, value_dim)
+        self.register_buffer("mean", torch.zeros(key_dim), persistent=False)
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(key.detach().mean(dim=(0, 1)), 0.1)
+        return super().scores(query, key - self.mean).square()
+
+
+class Hoarding(Good):
+    """Without gradients, scores of a key tensor that it has seen are taken from its memory, new weights or not."""
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().scores(query, key)
+        if getattr(self, "seen", (None,))[0] is not key:
+            self.seen = key, super().scores(query, key)
+        return self.seen[1]
+
+
+class Summing(Good):
+    """A running mean of all values so far, whose sum `step` adds to in its place."""
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        return 0.0 * super().scores(query, key)
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor, state: Any = None) -> Any:
+        total, count = (value.clone(), torch.ones_like(value[..., :1])) if state is None else state
+        if state is not None:
+            total += value
+            count += 1
+        return total / count, (total, count)
+
+
+class Placeless(BilinearScore):
+    """It goes by the places of queries, and takes 0, 1, ... for them whatever it is told."""
+
+    positional = True
+    excused: ClassVar[Mapping[str, str]] = {"permutation": "it goes by places"}
+
+    def forward(self, query: Tensor, key: Tensor, query_places: Any = None, key_places: Any = None) -> Tensor:
+        i, j = (torch.arange(x.shape[-2], dtype=x.dtype, device=x.device) for x in (query, key))
+        return super().forward(query, key) - 0.1 * (i.unsqueeze(-1) - j).abs()
+
+    factor = ScoringFunction.factor  # type: ignore[assignment]
+
+
+#: More of what a law must catch.
+ALSO_BROKEN: tuple[tuple[str, type[Any]], ...] = (
+    ("seed", Reseeding),
+    ("later", Hasty),
+    ("state_dict", Losing),
+    ("state_dict", Hoarding),
+    ("decoding", Summing),
+)
 BROKEN: Mapping[str, type[Any]] = {
     "declarations": Undeclared,
     "widths": Unnamed,
@@ -385,5 +460,6 @@ BROKEN: Mapping[str, type[Any]] = {
 BROKEN_SCORES: Mapping[str, type[Any]] = {
     "broadcasting": Unbroadcast,
     "factors": Misfactored,
+    "places": Placeless,
     "prepared": Unprepared,
 }

@@ -53,13 +53,18 @@ def later(subject: Subject) -> None:
     for (case, places), need in itertools.product((*short, *long), subject.paths):
         module, inputs = subject.make(), subject.inputs(case)
         with trying(f"{case} need_weights={need}"):
-            context, _ = subject.attend(module, inputs, need)
-            for t, other in itertools.product(places, (3.0, math.nan, math.inf, LARGEST)):
-                past = (torch.arange(case.K, device=subject.device) < t).view(1, case.K, 1)
-                query, key, value = (torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value))
-                again, _ = subject.attend(module, replace(inputs, query=query, key=key, value=value), need)
-                what = "what comes" if other == 3.0 else f"{other}"
-                agree(again[:, :t], context[:, :t], f"the context before {t} sees {what} at {t} or later")
+            for training in (False, True):
+                torch.manual_seed(4)
+                context, _ = subject.attend(module.train(training), inputs, need)
+                for t, other in itertools.product(places, (3.0, math.nan, math.inf, LARGEST)[: 1 if training else 4]):
+                    past = (torch.arange(case.K, device=subject.device) < t).view(1, case.K, 1)
+                    query, key, value = (
+                        torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value)
+                    )
+                    torch.manual_seed(4)
+                    again, _ = subject.attend(module, replace(inputs, query=query, key=key, value=value), need)
+                    what = f"{'what comes' if other == 3.0 else other}{' in training' * training}"
+                    agree(again[:, :t], context[:, :t], f"the context before {t} sees {what} at {t} or later")
 
 
 def prefix(subject: Subject) -> str | None:
@@ -122,7 +127,11 @@ def decoding(subject: Subject) -> str | None:
         for t in range(N):
             with trying(f"B=2, step {t}"):
                 now = slice(t, t + 1)
-                context, state = module.step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], state)
+                handed = None if state is None else [x.clone() for x in state]
+                context, after = module.step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], state)
+                kept = handed is None or all(map(torch.equal, handed, state))
+                require(kept, "it writes to the state that it is handed, which another branch may go on from")
+                state = after
                 agree(context, whole[:, now], "the context, against that of the causal form")
                 kind = type(state).__name__
                 require(

@@ -1,4 +1,4 @@
-"""The laws of scoring functions: those of attention, in a plain one, and two of their own."""
+"""The laws of scoring functions: those of attention, in a plain one, and three of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from attnbench.contract.attention import IN_ATTENTION
-from attnbench.contract.cases import cases
+from attnbench.contract.cases import Case, cases
 from attnbench.contract.harness import Law, Subject
 from attnbench.contract.requirements import agree, finite, require, trying
 from attnbench.interfaces import ScoringFunction
@@ -53,4 +53,23 @@ def factors(subject: Subject) -> str | None:
     return None
 
 
-LAWS: tuple[Law, ...] = (*IN_ATTENTION, broadcasting, factors)
+def places(subject: Subject) -> str | None:
+    """A positional function scores by the places that it is told, in half precision too, be they far or a part."""
+    score = _score(subject)
+    if not score.positional:
+        return "it does not go by places"
+    inputs = subject.inputs(Case(1, 6, 6, "none"))
+    some, others = (torch.tensor(p, device=subject.device) for p in ([1, 4], [0, 2, 5]))
+    with trying("places 1, 4 and 0, 2, 5 of 6"):
+        part = score(inputs.query[:, some], inputs.key[:, others], some, others)
+        agree(part, score(inputs.query, inputs.key)[:, some][..., others], "the scores, against those of all six")
+    for dtype in subject.dtypes:
+        narrow = subject.inputs(Case(1, 6, 6, "none"), dtype)
+        far = torch.arange(6, device=subject.device) + 1001
+        with trying(f"places from 1,001 on, {dtype}"):
+            exact = score(narrow.query.double(), narrow.key.double(), far, far)
+            agree(_score(subject, dtype)(narrow.query, narrow.key, far, far), exact, "the scores", dtype)
+    return None
+
+
+LAWS: tuple[Law, ...] = (*IN_ATTENTION, broadcasting, factors, places)

@@ -140,25 +140,32 @@ def inputs_unwritten(subject: Subject) -> None:
 
 
 def seed(subject: Subject) -> None:
-    """The same seed gives the same parameters and the same output, in training too."""
+    """The same seed gives the same parameters and output, in training too; what else a run draws goes by its seed."""
     inputs = subject.inputs(Case(2, 3, 5, "padding"), torch.float32)
-    outputs = []
-    for _ in range(2):
-        module = subject.make(torch.float32, seed=4).train()
-        torch.manual_seed(5)
+    outputs, draws = [], []
+    for after in (5, 5, 6):
+        module = subject.make(torch.float32, seed=after - 1).train()
+        draws.append(torch.rand(()))
+        torch.manual_seed(after)
         outputs.append(subject.attend(module, inputs)[0])
-    require(torch.equal(*outputs), "B=2 Q=3 K=5: two runs of one seed differ")
+        draws.append(torch.rand(()))
+    require(torch.equal(outputs[0], outputs[1]), "B=2 Q=3 K=5: two runs of one seed differ")
+    for what, first, other in (("its constructor", 2, 4), ("a call", 3, 5)):
+        require(draws[first] != draws[other], f"{what} seeds torch: what is drawn behind it is the same for all seeds")
 
 
 def state_dict(subject: Subject) -> None:
-    """What state_dict keeps is all there is: loaded into a new module, it gives the same output."""
-    inputs = subject.inputs(Case(2, 3, 5, "padding"))
+    """What state_dict keeps is all there is: of a module that was trained, loaded into one that was called before."""
+    inputs = subject.inputs(Case(2, 3, 5, "none"))
     module, other = subject.make(seed=0), subject.make(seed=1)
+    subject.attend(module.train(), inputs)
     buffer = io.BytesIO()
-    torch.save(module.state_dict(), buffer)
+    torch.save(module.eval().state_dict(), buffer)
     buffer.seek(0)
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    agree(subject.attend(other, inputs)[0], subject.attend(module, inputs)[0], "B=2 Q=3 K=5: a reloaded module")
+    with torch.no_grad():
+        subject.attend(other, inputs)
+        other.load_state_dict(torch.load(buffer, weights_only=True))
+        agree(subject.attend(other, inputs)[0], subject.attend(module, inputs)[0], "B=2 Q=3 K=5: a reloaded module")
 
 
 def copies(subject: Subject) -> None:

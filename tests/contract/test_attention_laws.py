@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 import torch
-from broken import BROKEN, BROKEN_SCORES, Good, Ordered, Poisonous, Silent, Unclean, Unnormalised
+from broken import ALSO_BROKEN, BROKEN, BROKEN_SCORES, Good, Ordered, Poisonous, Silent, Unclean, Unnormalised
 from fading import Dropping, Fading
 from torch import Tensor
 
@@ -37,6 +37,12 @@ def test_a_component_that_breaks_a_law_is_caught_and_a_good_one_is_not(law: str,
     assert finding.detail
     good = found(PlainAttention if law == "scorings" else Good, registry, law)
     assert good.status == "passed", good
+
+
+@pytest.mark.parametrize(("law", "cls"), ALSO_BROKEN)
+def test_what_else_breaks_a_law_is_caught(law: str, cls: type[Any], registry: Registry) -> None:
+    finding = found(cls, registry, law)
+    assert finding.status == "broken" and "Error" not in finding.detail, finding
 
 
 @pytest.mark.parametrize("law", sorted(BROKEN_SCORES))
