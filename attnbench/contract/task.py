@@ -62,10 +62,13 @@ def _keys(task: Task, data: Any, size: int) -> list[bytes]:
     """Return the question of each of the first `size` examples of a split as bytes, without the zeros that pad it."""
     keys: list[bytes] = []
     for start in range(0, size, 1000):
-        asked = task.question(data[list(range(start, min(start + 1000, size)))])
-        fields = [f.numpy() for f in _fields(asked)]
-        keys += [b"|".join(f[i].tobytes().rstrip(b"\0") for f in fields) for i in range(len(fields[0]))]
+        keys += _bytes(task.question(data[list(range(start, min(start + 1000, size)))]))
     return keys
+
+
+def _bytes(batch: Any) -> list[bytes]:
+    fields = [field.numpy() for field in _fields(batch)]
+    return [b"|".join(field[i].tobytes().rstrip(b"\0") for field in fields) for i in range(len(fields[0]))]
 
 
 def splits(subject: Subject) -> str | None:
@@ -106,6 +109,9 @@ def workers(subject: Subject) -> None:
 def metrics(subject: Subject) -> None:
     """The primary metric exists; metrics are finite, within their bounds, and the primary not beyond the goal."""
     task = subject.task
+    if task.floor is not None:
+        gain = task.goal - task.floor if task.mode == "max" else task.floor - task.goal
+        require(gain > 0, f"mode={task.mode}, and the goal {task.goal} is no better than the floor {task.floor}")
     with torch.no_grad():
         metrics = task.metrics()
         require(task.primary in metrics, f"primary '{task.primary}' is not among the metrics: {', '.join(metrics)}")
@@ -124,6 +130,31 @@ def metrics(subject: Subject) -> None:
             if name == task.primary:
                 within = value <= task.goal if task.mode == "max" else value >= task.goal
                 require(within, f"{name} is {value}, beyond the goal {task.goal} at which nothing is left to gain")
+
+
+def batches(subject: Subject) -> None:
+    """How examples are batched changes no measure: order is kept, a loss is a mean, metrics add up over batches."""
+    task = subject.task
+    data: Any = task.data("val")
+    forth, back = (_bytes(task.question(data[order])) for order in ([0, 1], [1, 0]))
+    require(forth == back[::-1], "data[[1, 0]] is not data[[0, 1]] the other way round")
+    with torch.no_grad():
+        model = _host(task).eval()
+        once, twice = data[[0]], data[[0, 0]]
+        mean = task.evaluate(model, once, task.metrics())
+        says = "the loss of an example that is twice in a batch, against that of it alone"
+        agree(task.evaluate(model, twice, task.metrics()), mean, says, F32)
+        together, apart = task.metrics(), task.metrics()
+        shared = [name for name, metric in together.items() if metric is apart[name]]
+        require(not shared, f"`metrics` returns the same {', '.join(shared)} at each call: splits would add up")
+        task.evaluate(model, data[[0, 1, 2, 3]], together)
+        for part in ([0, 1, 2], [3]):
+            task.evaluate(model, data[part], apart)
+        require(not model.training, "`evaluate` leaves the model in training")
+        for name, metric in together.items():
+            if isinstance(value := metric.compute(), Tensor):
+                a, b = (x.nan_to_num(-1.0) for x in (apart[name].compute(), value))  # NaN of what none of them has
+                agree(a, b, f"{name} of four examples in batches of 3 and 1", F32)
 
 
 def maps(subject: Subject) -> str | None:
@@ -251,4 +282,4 @@ def checkpoints(subject: Subject) -> None:
                     require(same, f"{tag} of {which}.ckpt is {value}, and the run measured {measured[tag]}")
 
 
-LAWS: tuple[Law, ...] = (splits, workers, metrics, maps, decoding, slots, learns, checkpoints)
+LAWS: tuple[Law, ...] = (splits, workers, metrics, batches, maps, decoding, slots, learns, checkpoints)

@@ -76,7 +76,7 @@ class Means(Task):
 
     def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
         loss = self.loss(model, batch)
-        metrics["error"].update(loss.detach())
+        metrics["error"].update(loss.detach(), len(batch.x))
         return loss
 
     def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
@@ -209,6 +209,49 @@ class Moody(Means):
         return super().evaluate(model, batch, metrics)
 
 
+class Unweighted(Means):
+    """Its metric is the mean of the batches' means, whatever their sizes."""
+
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        loss = self.loss(model, batch)
+        metrics["error"].update(loss.detach())
+        return loss
+
+
+class Summed(Means):
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        return super().evaluate(model, batch, metrics) * len(batch.x)
+
+
+class Waking(Means):
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        model.train()
+        return super().evaluate(model, batch, metrics)
+
+
+class Sharing(Means):
+    kept: Any = None
+
+    def metrics(self) -> dict[str, Any]:
+        self.kept = self.kept or super().metrics()
+        return dict(self.kept)
+
+
+class Sorting(Means):
+    def data(self, split: Any) -> Dataset[Any]:
+        rows = super().data(split)
+
+        class Sorted(Rows):
+            def __getitem__(self, indices: list[int]) -> Pair:
+                return super().__getitem__(sorted(indices))
+
+        return Sorted(rows.x)  # type: ignore[attr-defined]
+
+
+class Hopeless(Means):
+    floor = -1.0
+
+
 class Blank(Means):
     excused: ClassVar[Mapping[str, str]] = {"splits": "  "}
 
@@ -218,6 +261,7 @@ BROKEN_TASKS: Mapping[str, type[Any]] = {
     "splits": Leaking,
     "workers": Drifting,
     "metrics": Beyond,
+    "batches": Unweighted,
     "maps": Mislabelled,
     "decoding": Hasty,
     "slots": Demanding,
@@ -248,6 +292,11 @@ def test_a_grid_of_other_places_than_the_keys_breaks_the_law_of_maps(registry: R
         (Untrue, "maps", r"the truth is \[1, 6\] torch.bool, not \[1, 5\] of bools"),
         (Untrue, "slots", r"an attention that goes by places: the truth is \[1, 6\]"),
         (OneByOne, "slots", "hand it all queries so far"),
+        (Hopeless, "metrics", "the goal 0.0 is no better than the floor -1.0"),
+        (Summed, "batches", "the loss of an example that is twice in a batch"),
+        (Waking, "batches", "leaves the model in training"),
+        (Sharing, "batches", "the same error at each call"),
+        (Sorting, "batches", r"data\[\[1, 0\]\] is not data\[\[0, 1\]\]"),
     ],
 )
 def test_a_law_says_what_is_wrong_with_a_task(cls: type[Any], law: str, says: str, registry: Registry) -> None:
