@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
+import re
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -42,16 +43,17 @@ def new(registry: Registry, kind: str, name: str, *, package: bool = False, toke
         raise UsageError(f"new {kind} {name}: {why}; choose another name")
     if (kind, name) in registry.components or (kind, name) in registry.contested:
         raise UsageError(f"new {kind} {name}: {kind}={name} exists (`list {name}` says where); choose another name")
+    template = "tokens.py.txt" if tokens else f"{kind}.py.txt"
     title = name.replace("_", " ").strip().capitalize() or name
     words = {
         "kind": kind,
         "name": name,
         "title": title,
-        "Class": "".join(part.capitalize() for part in name.split("_")) or "Mine",
+        "Class": _class_name(kind, name, template),
         "project": f"attnbench-{name.replace('_', '-').strip('-').lower()}",
         "module": f"attnbench_{name}",
     }
-    plugin = _filled("tokens.py.txt" if tokens else f"{kind}.py.txt", words)
+    plugin = _filled(template, words)
     texts = _package(plugin, words) if package else {Path("plugins", f"{name}.py"): plugin}
     _refuse_overwriting(kind, name, words, texts, package)
     for path, text in texts.items():
@@ -83,6 +85,16 @@ def _refuse_overwriting(kind: str, name: str, words: dict[str, str], texts: dict
         raise UsageError(f"new {kind} {name}: {where} has that file name; choose another name")
 
 
+def _class_name(kind: str, name: str, template: str) -> str:
+    """Return MyName for my_name, and MyNameTask where a word of the template, or of Python, is MyName."""
+    cls = "".join(part.capitalize() for part in name.split("_")) or "Mine"
+    taken = keyword.iskeyword(cls) or re.search(rf"\b{cls}\b", _text(template))
+    return f"{cls}{kind.capitalize()}" if taken else cls
+
+
 def _filled(template: str, words: dict[str, str]) -> str:
-    text = (files("attnbench") / "templates" / template).read_text(encoding="utf-8")
-    return Template(text).substitute(words)
+    return Template(_text(template)).substitute(words)
+
+
+def _text(template: str) -> str:
+    return (files("attnbench") / "templates" / template).read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """What `new` writes works as written: found, typed, checked, trained; and nothing is overwritten."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -155,6 +156,14 @@ def test_a_law_test_of_what_is_not_registered_says_so(environment, tmp_path):
     assert said.returncode == 1
     assert "scoring=addditive: no such scoring; did you mean 'additive'?" in said.stdout
     assert "Is its package installed? pip install -e ." in said.stdout
+
+
+@pytest.mark.parametrize("words", [("task", "rows"), ("task", "host"), ("attention", "tensor"), ("scoring", "queries")])
+def test_a_class_has_a_name_that_its_template_has_not(words, cli, tmp_path):
+    assert cli("new", *words).code == 0
+    written = (tmp_path / "plugins" / f"{words[1]}.py").read_text()
+    classes = [statement.name for statement in ast.parse(written).body if isinstance(statement, ast.ClassDef)]
+    assert len(classes) == len(set(classes)) and f"{words[1].capitalize()}{words[0].capitalize()}" in classes
 
 
 @pytest.mark.parametrize(
