@@ -96,6 +96,15 @@ def test_hedgehog_looks_somewhere_however_large_the_inputs(size: int, causal: bo
         assert gradient.isfinite().all()
 
 
+def test_performer_has_the_features_of_its_equation() -> None:
+    phi = make((4, 4, 4), feature_map="performer").q_map.double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    y = x / 4**0.25
+    aims = torch.einsum("fd,bd->bf", phi.omega, y)
+    torch.testing.assert_close(phi(x, True), torch.exp(aims - y.norm(dim=1, keepdim=True) ** 2 / 2) + 1e-4)
+    torch.testing.assert_close(phi(x, False), torch.exp(aims - aims.max(dim=1, keepdim=True).values) + 1e-4)
+
+
 def test_performer_is_near_softmax_with_many_features() -> None:
     """On average over 400 draws of 2 d features its products are a multiple of exp(q·k / sqrt(d)), to a few percent."""
     x = 0.4 * torch.randn(1, 6, 16, dtype=torch.float64)

@@ -74,11 +74,12 @@ class Hedgehog(nn.Module):
 
 
 class Performer(nn.Module):
-    """φ(x) = exp(ω·y - |y|²/2) + 1e-4, y = x / d^¼, for 2 d vectors ω (Choromanski et al. 2020, arXiv:2009.14794).
+    """φ(k) = exp(ω·y - |y|²/2) + 1e-4, φ(q) = exp(ω·y - max ω·y) + 1e-4 (Choromanski et al. 2020, arXiv:2009.14794).
 
-    φ(q)·φ(k) is on average a multiple of exp(q·k / sqrt(d)). As in the paper's code, the ω are drawn once, orthogonal
-    in blocks of d and as long as normal vectors are; a query's features are divided by the largest, which cancels. A
-    key's are not, since that would let later keys change earlier ones.
+    y = x / d^¼, for 2 d vectors ω, and the maximum is over them. But for the 1e-4, φ(q)·φ(k) is on average a multiple
+    of exp(q·k / sqrt(d)), one for each query. As in the paper's code, the ω are drawn once, orthogonal in blocks of d
+    and as long as normal vectors are. The maximum keeps a query's exponentials within 1; keys have none, since one over
+    keys, as there, would let later keys change earlier ones.
     """
 
     takes = None
