@@ -55,6 +55,18 @@ def test_elu_and_one_keeps_its_digits_and_its_slope() -> None:
     torch.testing.assert_close(slope, torch.tensor([math.exp(-40), math.exp(-1), 1.0, 1.0]), rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_elu_has_finite_gradients_where_its_products_end(causal: bool, need_weights: bool) -> None:
+    """Of -44 and -44 the product is about the smallest number of float32."""
+    module, v = make((8, 8, 8)), torch.randn(2, 5, 8)
+    for size in range(40, 56):
+        q, k = ((-size - torch.rand(2, 5, 8)).requires_grad_() for _ in range(2))
+        context, _ = module(q, k, v, causal=causal, need_weights=need_weights)
+        for gradient in torch.autograd.grad(context.square().sum(), (q, k)):
+            assert gradient.isfinite().all()
+
+
 def test_causal_sums_make_no_array_of_all_pairs() -> None:
     """Of 40,000 x 40,000 weights in float32 it would take 6.4 GB."""
     x = torch.randn(1, 40_000, 4)

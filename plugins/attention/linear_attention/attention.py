@@ -125,5 +125,5 @@ class LinearAttention(Attention):
 
 
 def divide(sums: Float[Tensor, "*B D"], total: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B D"]:
-    """Divide by the total, and by 1 where there is nothing."""
-    return sums / total.masked_fill(total == 0, 1.0)
+    """Divide by the total, or by 1e-36 where it is less: gradients would soon be beyond float32, and 0 stays 0."""
+    return sums / total.clamp(min=1e-36)
