@@ -290,7 +290,8 @@ def of_setting(config: DictConfig, registry: Registry) -> dict[str, Any]:
     marks = [fingerprint(chosen, ignore=["optimizer.lr"])]
     size = None
     if isinstance(task, TokenTask):
-        variants = [variant.generate(Draws(0, range(4), stream=1)) for variant in task.variants()]
+        task.prepare()
+        variants = [variant.generate(Draws(0, range(4), stream=1)) for variant in task.prepared_variants()]
         marks += [str(task.test_examples)]
         marks += [repr((made.tokens.tolist(), made.targets.tolist(), made.scored.tolist())) for made in variants]
         widths = dict.fromkeys(("query_dim", "key_dim", "value_dim"), task.width)

@@ -147,16 +147,21 @@ class TokenTask(Task):
         """Return the tasks of the test: this one, and one for each slice."""
         return [self, *(self.variant(name, options) for name, options in self.slices().items())]
 
+    def prepared_variants(self) -> list[TokenTask]:
+        """Return them with their data prepared; this one has been."""
+        variants = self.variants()
+        for variant in variants[1:]:
+            variant.prepare()
+        return variants
+
     def data(self, split: Split) -> Dataset[Any]:
         """Return a split: training data go by the run's seed, the others are always the same."""
         if split == "train":
             return Generated([self.generate], 2**EXAMPLES, seed=self.seed, stream=TRAIN)
         if split == "val":
             return Generated([self.generate], self.val_examples, seed=0, stream=VAL)
-        variants = self.variants()
-        for variant in variants[1:]:
-            variant.prepare()
-        return Generated([variant.generate for variant in variants], self.test_examples, seed=0, stream=TEST)
+        parts = [variant.generate for variant in self.prepared_variants()]
+        return Generated(parts, self.test_examples, seed=0, stream=TEST)
 
     def question(self, batch: TokenBatch) -> Tensor:
         """Return the tokens."""
@@ -166,7 +171,7 @@ class TokenTask(Task):
         """Build the host; ValueError where options, or a slice's, do not fit, or the attention is not causal."""
         longest = None
         if self.positions == "learned":
-            longest = max(variant.generate(Draws(0, [0])).tokens.shape[1] for variant in self.variants())
+            longest = max(variant.generate(Draws(0, [0])).tokens.shape[1] for variant in self.prepared_variants())
         else:
             self.variants()
         embed = nn.Embedding(self.num_tokens, self.width)

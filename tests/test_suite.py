@@ -298,6 +298,21 @@ def test_the_laws_of_an_arm_are_those_of_its_options(monkeypatch):
     }
 
 
+def test_tune_takes_a_task_that_reads_its_data(cli):
+    said = cli("tune", "task=language_model", "attention=uniform", *TINY, "seed=0,1", "optimizer.lr=1e-3")
+    assert said.code == 0, said.err
+    assert "uniform" in said.out
+
+
+def test_the_setting_of_a_task_goes_by_the_data_that_it_reads(tmp_path):
+    file, marks = tmp_path / "text.txt", []
+    suite = Suite("mine", {"text": ["task=language_model", f"task.file={file}", "task.block=8"]})
+    for text in ("abcd", "abdc", "abcd"):
+        file.write_text(text * 200)
+        marks.append(settings(suite, Registry.load())["text"])
+    assert marks[0] == marks[2] != marks[1]
+
+
 def test_a_suite_on_the_command_line_ends_in_a_report(cli, tmp_path):
     words = ("suite", "attention=last", "suite=quick", "task=parity", *TINY)
     said = cli(*words)

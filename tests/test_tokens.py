@@ -209,6 +209,38 @@ def test_learned_positions_reach_over_the_longest_slice():
     assert model.places.shape == (11, 16)
 
 
+class Table(TokenTask):
+    """Look each token up in a table, which is data."""
+
+    def __init__(self, *, length: int = 6, positions: str = "none"):
+        super().__init__(8, positions=positions)
+        self.length = length
+
+    def prepare(self):
+        self.table = torch.arange(8).roll(1)
+
+    def slices(self):
+        return {"longer": {"length": 11}}
+
+    def generate(self, draws):
+        tokens = draws.integers(8, self.length)
+        return Sequences(tokens, self.table[tokens], torch.ones_like(tokens, dtype=torch.bool))
+
+
+def test_slices_prepare_their_data_too():
+    task = Table(positions="learned")
+    task.prepare()
+    batch = task.data("test")[[0, task.test_examples]]
+    assert batch.slice.tolist() == [0, 1]
+    assert torch.equal(batch.targets[batch.scored], (batch.tokens[batch.scored] - 1) % 8)
+    assert task.model(make()).places.shape == (11, 32)
+
+
+def test_a_host_is_built_without_data():
+    """As `predict` builds it."""
+    assert Table().model(make()).has_weights
+
+
 def test_attention_without_weights_draws_no_maps(monkeypatch):
     task = Last()
     model = task.model(make())
