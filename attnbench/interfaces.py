@@ -182,7 +182,10 @@ class Attention(nn.Module, ABC):
         return self(query, *tokens, need_weights=False)[0], tokens
 
     def penalty(self, weights: Float[Tensor, "B H Q K"]) -> Float[Tensor, ""] | None:
-        """Return what these weights add to the training loss, a mean over the batch; None where they add nothing."""
+        """Return what these weights add to the training loss, a mean over the batch; None where they add nothing.
+
+        Of a host's calls in a step, query after query as it may be, the mean counts.
+        """
         return None
 
     @property

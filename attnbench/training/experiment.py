@@ -35,9 +35,9 @@ def penalizes(module: nn.Module) -> bool:
 
 
 @contextmanager
-def penalties(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the penalty of every call, within, of an attention module that has one."""
-    collected: list[Tensor] = []
+def penalties(model: nn.Module) -> Iterator[dict[nn.Module, list[Tensor]]]:
+    """Collect, of each attention module that has a penalty, that of every call within."""
+    collected: dict[nn.Module, list[Tensor]] = {}
 
     def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "need_weights": True}
@@ -45,7 +45,7 @@ def penalties(model: nn.Module) -> Iterator[list[Tensor]]:
     def collect(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         assert isinstance(module, Attention)
         if (penalty := module.penalty(output[1])) is not None:
-            collected.append(penalty)
+            collected.setdefault(module, []).append(penalty)
 
     with ExitStack() as hooks:
         for module in model.modules():
@@ -118,13 +118,14 @@ class Experiment(pl.LightningModule):
         return {"loss": self._loss, "penalty": self._penalty}
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the task's loss plus the attention's penalty, if it has one (see `Attention.penalty`)."""
+        """Return the task's loss plus the attention's penalties (see `Attention.penalty`): of each module the mean."""
         if not self.penalized:
             loss = self.task.loss(self.model, batch)
         else:
             with penalties(self.model) as collected:
                 loss = self.task.loss(self.model, batch)
-            penalty = torch.stack(collected).sum() if collected else torch.zeros_like(loss)
+            of_modules = [torch.stack(calls).mean() for calls in collected.values()]
+            penalty = torch.stack(of_modules).sum() if of_modules else torch.zeros_like(loss)
             self._penalty = penalty.detach()
             loss = loss + penalty
         self._loss = loss.detach()

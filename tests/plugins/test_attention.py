@@ -1,6 +1,7 @@
 """Attention modules against numbers worked out by hand, torch's own, and references written here."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from by_hand import KEY, VALUE, close, exponents, make
 from torch import nn
 
 from attnbench import UsageError
+from attnbench.config import OptimizerConfig
+from attnbench.hosts import EncoderDecoder
 from attnbench.registry import Registry
 from attnbench.schema import takes_score
-from attnbench.training.experiment import penalties
+from attnbench.training.experiment import Experiment, penalties
 
 
 def test_soft_by_hand() -> None:
@@ -159,10 +162,26 @@ def test_a_penalty_joins_the_training_loss_without_the_task_knowing() -> None:
     with penalties(host) as found:
         host["attention"](query, KEY, VALUE, need_weights=False)
         host["other"](query, KEY, VALUE, need_weights=False)
-    assert len(found) == 1
-    close(found[0], host["attention"].penalty(host["attention"](query, KEY, VALUE)[1]))
+    ((module, (penalty,)),) = found.items()
+    assert module is host["attention"]
+    close(penalty, host["attention"].penalty(host["attention"](query, KEY, VALUE)[1]))
     assert host["attention"](query, KEY, VALUE, need_weights=False)[1] is None
-    assert not found[0].isnan() and found[0].requires_grad
+    assert not penalty.isnan() and penalty.requires_grad
+
+
+def test_a_penalty_weighs_the_same_however_often_the_host_calls() -> None:
+    """`structured` looks at the same places whatever is asked, here all at once, and one query after the other."""
+    source, target = torch.randint(2, 9, (4, 6)), torch.randint(2, 9, (4, 10))
+    task: Any = SimpleNamespace(metrics=dict, loss=lambda model, batch: 0 * model(*batch).sum())
+    added = []
+    for feed in (False, True):
+        torch.manual_seed(0)
+        host = EncoderDecoder(
+            lambda *widths: make("structured", widths, coefficient=1.0), 9, embed_dim=8, hidden_dim=8, feed=feed
+        )
+        added.append(Experiment(task, host, OptimizerConfig(), total_steps=1).loss((source, target)))
+    close(added[1], added[0])
+    assert added[0] > 0
 
 
 def test_structured_has_no_penalty_by_default_and_is_asked_for_no_weights() -> None:
@@ -170,7 +189,7 @@ def test_structured_has_no_penalty_by_default_and_is_asked_for_no_weights() -> N
     assert not attend.penalized
     with penalties(nn.ModuleDict({"attention": attend})) as found:
         assert attend(torch.randn(1, 2, 2), KEY, VALUE, need_weights=False)[1] is None
-    assert found == [] and attend.penalty(torch.rand(1, 4, 2, 3)) is None
+    assert not found and attend.penalty(torch.rand(1, 4, 2, 3)) is None
 
 
 def test_hard_takes_the_best_key_and_nothing_else() -> None:
