@@ -173,5 +173,7 @@ class EncoderDecoderTransformer(nn.Module):
 
     def _placed(self, embedded: Float[Tensor, "B T D"], first: int = 0) -> Float[Tensor, "B T D"]:
         """Scale embeddings to about 1, as the paper does, and add the places', of which `first` is the first."""
-        scale: float = embedded.shape[2] ** 0.5
-        return embedded * scale + sinusoids(first + embedded.shape[1], embedded.shape[2])[first:].to(embedded)
+        _, steps, width = embedded.shape
+        places = sinusoids(first, steps, width, embedded.device).to(embedded.dtype)
+        scaled: Tensor = embedded * width**0.5 + places
+        return scaled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Literal
 
@@ -169,13 +168,13 @@ class Transformer(nn.Module):
                 raise ValueError(f"positions=learned knows {len(self.places)} places, and there are {steps} inputs")
             return x + self.places[:steps]
         if self.positions == "sinusoidal":
-            return torch.add(x, sinusoids(steps, x.shape[2]).to(x), alpha=self.position_scale)
+            places = sinusoids(0, steps, x.shape[2], x.device)
+            return torch.add(x, places.to(x.dtype), alpha=self.position_scale)
         return x
 
 
-@functools.lru_cache(maxsize=16)
-def sinusoids(steps: int, width: int) -> Float[Tensor, "T D"]:
-    """Return sines and cosines of the place, of wavelengths from 2π to 20,000π."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = torch.arange(steps).unsqueeze(1) * rates
+def sinusoids(first: int, steps: int, width: int, device: torch.device) -> Float[Tensor, "T D"]:
+    """Return sines and cosines of places from `first` on, of wavelengths from 2π to 20,000π."""
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
+    angles = torch.arange(first, first + steps, device=device).unsqueeze(1) * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)

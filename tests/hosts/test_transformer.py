@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import attnbench
 from attnbench.hosts import Transformer
@@ -117,6 +118,18 @@ def test_a_causal_model_builds_no_mask():
 def test_inputs_need_not_be_tokens():
     model = Transformer(multihead, nn.Linear(5, D), 3, width=D)
     assert model(torch.randn(2, 7, 5)).shape == (2, 7, 3)
+
+
+def test_sinusoidal_places_remember_nothing_of_an_earlier_call():
+    """Of a call on the device `meta`, on pretended tensors, or in inference mode."""
+    with torch.device("meta"):
+        transformer(positions="sinusoidal")(torch.zeros(1, T, dtype=torch.long, device="meta"))
+    with FakeTensorMode():
+        transformer(positions="sinusoidal")(torch.zeros(1, T, dtype=torch.long))
+    model = transformer(positions="sinusoidal")
+    with torch.inference_mode():
+        model(tokens())
+    torch.testing.assert_close(model(tokens()), by_hand(model, tokens()))
 
 
 @pytest.mark.parametrize(
