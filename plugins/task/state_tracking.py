@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from attnbench import Draws, Published, Register, Sequences, TokenTask, hookimpl
 
@@ -58,7 +56,7 @@ class StateTracking(TokenTask):
     ) -> None:
         if length < 2:
             raise ValueError(f"length is at least 2, not {length}")
-        self.table = product_table(group)
+        self.table = torch.tensor(product_table(group))
         super().__init__(len(self.table), width=width, layers=layers, mlp=mlp, conv=conv, positions=positions)
         self.group, self.length = group, length
         self.floor = 1 / len(self.table)
@@ -78,16 +76,16 @@ class StateTracking(TokenTask):
 
 
 @cache
-def product_table(group: Group) -> Int[Tensor, "G G"]:
-    """Return the group's table, [a, b] = a · b; element 0 is the neutral one. Permutations go a first, then b."""
+def product_table(group: Group) -> Sequence[Sequence[int]]:
+    """Return the group's table, [a][b] = a · b; element 0 is the neutral one. Permutations go a first, then b."""
     if group in ("parity", "z5"):
-        order = torch.arange(2 if group == "parity" else 5)
-        return (order.unsqueeze(1) + order) % len(order)
+        order = range(2 if group == "parity" else 5)
+        return [[(a + b) % len(order) for b in order] for a in order]
     elements = list(itertools.permutations(range(int(group[1:]))))
     if group.startswith("a"):
         elements = [p for p in elements if sum(a > b for a, b in itertools.combinations(p, 2)) % 2 == 0]
     number = {element: i for i, element in enumerate(elements)}
-    return torch.tensor([[number[tuple(b[i] for i in a)] for b in elements] for a in elements])
+    return [[number[tuple(b[i] for i in a)] for b in elements] for a in elements]
 
 
 @hookimpl

@@ -105,6 +105,12 @@ def test_the_tables_are_groups(group, size, commutes):
     assert torch.equal(table, table.mT) == commutes
 
 
+def test_a_table_is_made_where_the_task_is_whatever_was_made_before():
+    with torch.device("meta"):
+        assert attnbench.build("task", "state_tracking", group="z5").table.is_meta
+    assert not attnbench.build("task", "state_tracking", group="z5").table.is_meta
+
+
 def test_a_product_of_permutations_goes_one_first_and_then_the_other():
     table = attnbench.build("task", "state_tracking", group="s3").table
     elements = list(itertools.permutations(range(3)))
