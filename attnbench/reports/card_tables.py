@@ -22,13 +22,16 @@ class Sheet:
     """A table: a heading for each column, and rows that begin with an arm's label.
 
     Attributes:
-        narrow: the columns that a narrow terminal goes without, the first to go first.
+        narrow: places of the columns that a narrow terminal goes without, the first to go first; a task may be called
+            as another column is.
+        words: places of the columns of words, which are folded.
     """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    narrow: Sequence[str] = ()
+    narrow: Sequence[int] = ()
+    words: Sequence[int] = ()
 
 
 def sheets(card: Card) -> list[Sheet]:
@@ -53,7 +56,8 @@ def standings(card: Card) -> Sheet:
         for row in card.standings
     ]
     title = f"{card.suite}: score from chance, 0, to the goal, 1; > from the command line"
-    return Sheet(title, headings, rows, ("not told apart", "95% interval", "goal reached", "cost", "state"))
+    reached, state, cost, alike_with = range(len(headings) - 4, len(headings))
+    return Sheet(title, headings, rows, (alike_with, 2, reached, cost, state), (0, alike_with))
 
 
 def alike(card: Card, row: Standing) -> list[str]:
@@ -196,27 +200,29 @@ def _lie(console: Any, sheet: Sheet) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    words = ("mechanism", "not told apart")
-    columns = dict(zip(sheet.headings, zip(*sheet.rows, strict=True), strict=True))
-    widths = {heading: max(map(len, [heading, *column])) for heading, column in columns.items()}
-    widths |= {heading: min(24, widths[heading]) for heading in words}  # names are folded
-    if sum(widths.values()) + len(widths) > console.width:  # headings of numbers too
-        widths |= {heading: max(5, *map(len, columns[heading])) for heading in widths if heading not in words}
-    shown = list(sheet.headings)
-    for heading in sheet.narrow:
-        if sum(widths[name] + 1 for name in shown) > console.width:
-            shown.remove(heading)
+    columns = [[heading, *(row[i] for row in sheet.rows)] for i, heading in enumerate(sheet.headings)]
+    widths = [max(map(len, column)) for column in columns]
+    for i in sheet.words:  # names are folded
+        widths[i] = min(24, widths[i])
+    if sum(widths) + len(widths) > console.width:  # headings of numbers too
+        widths = [
+            width if i in sheet.words else max(5, *map(len, column[1:]))
+            for i, (width, column) in enumerate(zip(widths, columns, strict=True))
+        ]
+    shown = list(range(len(columns)))
+    for i in sheet.narrow:
+        if sum(widths[j] + 1 for j in shown) > console.width:
+            shown.remove(i)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in shown:
-        width = None if heading in words else widths[heading]
-        justify: Literal["left", "right"] = "left" if heading in words else "right"
-        table.add_column(heading, justify=justify, overflow="fold", width=width, min_width=widths[heading])
+    for i in shown:
+        width = None if i in sheet.words else widths[i]
+        justify: Literal["left", "right"] = "left" if i in sheet.words else "right"
+        table.add_column(sheet.headings[i], justify=justify, overflow="fold", width=width, min_width=widths[i])
     for row in sheet.rows:
         style = "bold" if row[0].startswith("> ") else ""
-        cells = dict(zip(sheet.headings, row, strict=True))
-        table.add_row(*(Text(printable(cells[heading]), style=style) for heading in shown))
+        table.add_row(*(Text(printable(row[i]), style=style) for i in shown))
     console.print(table)
-    missing = [heading for heading in sheet.headings if heading not in shown]
+    missing = [heading for i, heading in enumerate(sheet.headings) if i not in shown]
     if missing:
         console.print(Text(f"too narrow for: {', '.join(missing)}; see --markdown, --csv", style="dim"))
 

@@ -256,6 +256,18 @@ def test_the_terminals_lines_are_as_wide_as_it_is(capsys, monkeypatch, suite, co
     assert "0.51" in out
 
 
+@pytest.mark.parametrize("columns", [75, 250])
+@pytest.mark.parametrize("task", ["score", "state", "cost", "goal reached", "not told apart", "mechanism"])
+def test_a_task_that_is_called_as_a_column_keeps_its_own_numbers(capsys, monkeypatch, task, columns):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shipped = [cell(name, MULTIHEAD, POOR) for name in ("recall", task)]
+    made = card([cell("recall", "mine", GOOD), cell(task, "mine", MIDDLE)], shipped, tasks=("recall", task))
+    out = re.sub(r"\x1b\[[0-9;]*m", "", printed(capsys, "terminal", made))
+    (row,) = (line for line in out.splitlines() if line.startswith("> mine"))
+    assert re.findall(r"[\d.]+", row)[-5:] == ["0.98", "0.61", "2", "10", "1"]
+
+
 def test_tune_shows_what_each_rate_gave_and_which_arms_cannot_be_distinguished(capsys):
     tried = [(0.003, 0.7), (0.01, 0.76), (0.03, None)]
     arms = [cell("recall", "mine", NOISY, tried=tried), cell("recall", "twin", TWIN), cell("recall", "poor", POOR)]
