@@ -83,16 +83,18 @@ def by_examples(attend: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor
 
 
 def share_width(name: str, width: float, num_heads: int) -> int:
-    """Return the width of each of `num_heads` heads that share `width`, rounded down, at least 1.
+    """Return the width of each of `num_heads` heads that share `width`, rounded down.
 
     Raises:
-        ValueError: there are no heads, or there is no width to share.
+        ValueError: there are no heads, no width to share, or more heads than width.
     """
     if num_heads < 1:
         raise ValueError(f"{name} needs num_heads of at least 1, not {num_heads}")
-    if width <= 0:
+    if width < 1:
         raise ValueError(f"{name} needs heads of some width, not {width:g} for all together")
-    return max(1, int(width) // num_heads)
+    if width < num_heads:
+        raise ValueError(f"{name} needs num_heads of at most {int(width)}, the width that they share, not {num_heads}")
+    return int(width) // num_heads
 
 
 def join_heads(x: Float[Tensor, "B H T D"], dtype: torch.dtype) -> Float[Tensor, "B T HD"]:

@@ -22,8 +22,8 @@ class DeltaNet(PrefixAttention):
     context = Wo [head_1; ...; head_H]
 
     q = silu(Wq query) and k = silu(Wk key) are divided by their lengths, v = Wv value, β_t = sigmoid(Wβ key): H heads
-    of width D = Dq / H. Not causal, every query reads the last state. Weights are a mixing matrix, divided by the norm;
-    later keys take back what earlier ones wrote. The state is H D² numbers, whatever the length.
+    of width D = Dq / H, rounded down. Not causal, every query reads the last state. Weights are a mixing matrix,
+    divided by the norm; later keys take back what earlier ones wrote. The state is H D² numbers, whatever the length.
 
     `negative` doubles β, so that I - β k kᵀ turns signs: a state may then count parity (Grazzini et al. 2024,
     arXiv:2411.12537). `steps` corrects n times for each key, by n keys and values of its own (DeltaProduct, Siems
@@ -38,7 +38,7 @@ class DeltaNet(PrefixAttention):
         negative: β is between 0 and 2, not 0 and 1.
         steps: n, corrections for each key.
 
-    Raises ValueError when there are no heads, or no steps.
+    Raises ValueError when there are no heads, more heads than width, or no steps.
     """
 
     def __init__(

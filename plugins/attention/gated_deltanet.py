@@ -24,9 +24,9 @@ class GatedDeltaNet(PrefixAttention):
     context = Wo [head_1; ...; head_H]
 
     q = silu(Wq query) and k = silu(Wk key) are divided by their lengths, v = Wv value: H heads, of width
-    Dk = expand_k Dq / H and Dv = expand_v Dq / H. From the keys come α_t = exp(-A softplus(Wα key + b)), as in Mamba-2,
-    and β_t = sigmoid(Wβ key); from the query the output gate. Not causal, every query reads the last state. Weights are
-    a mixing matrix, divided by the norm. The state is H Dk Dv numbers, whatever the length.
+    Dk = expand_k Dq / H and Dv = expand_v Dq / H, rounded down. From the keys come α_t = exp(-A softplus(Wα key + b)),
+    as in Mamba-2, and β_t = sigmoid(Wβ key); from the query the output gate. Not causal, every query reads the last
+    state. Weights are a mixing matrix, divided by the norm. The state is H Dk Dv numbers, whatever the length.
 
     As in the paper: 0.75 and 1.5 times the query's width, RMSNorm for each head; A and b begin as in fla's layer, A
     between 0 and 16, softplus(b) between 0.001 and 0.1, linear layers as torch's do. Left out is the short convolution
@@ -40,7 +40,7 @@ class GatedDeltaNet(PrefixAttention):
         negative: β is between 0 and 2, not 0 and 1 (arXiv:2411.12537).
         gate: whether the heads pass an output gate.
 
-    Raises ValueError when there are no heads, or they have no width.
+    Raises ValueError when there are no heads, or more than there is width for.
     """
 
     def __init__(

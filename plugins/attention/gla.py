@@ -21,9 +21,9 @@ class GLA(PrefixAttention):
     head_t = norm(S_tᵀ q_t / sqrt(Dk)) * silu(Wg query_t)
     context = Wo [head_1; ...; head_H]
 
-    q, k: H heads of width Dk = expand_k Dq / H, v: of expand_v Dq / H. The gates come from the keys, the output gate
-    from the query. Not causal, every query reads the last state. Weights are q_t·(α_{j+1} ... α_t k_j), divided by the
-    norm: a mixing matrix. The state is H Dk Dv numbers, whatever the length.
+    q, k: H heads of width Dk = expand_k Dq / H, v: of Dv = expand_v Dq / H, both rounded down. The gates come from the
+    keys, the output gate from the query. Not causal, every query reads the last state. Weights are
+    q_t·(α_{j+1} ... α_t k_j), divided by the norm: a mixing matrix. The state is H Dk Dv numbers, whatever the length.
 
     As in the paper: widths, the low rank of 16 and the exponent 1/16 of the gates, RMSNorm for each head. Linear
     layers begin as torch's do, as in fla's layer. A context of nothing is 0: no layer but W2 has a bias.
@@ -35,7 +35,7 @@ class GLA(PrefixAttention):
         expand_v: how wide all heads' values are together.
         gate: whether the heads pass an output gate.
 
-    Raises ValueError when there are no heads, or they have no width.
+    Raises ValueError when there are no heads, or more than there is width for.
     """
 
     def __init__(

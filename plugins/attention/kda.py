@@ -23,10 +23,10 @@ class KDA(PrefixAttention):
     head_t = norm(S_tᵀ q_t / sqrt(D)) * sigmoid(W4 W3 query_t + b)
     context = Wo [head_1; ...; head_H]
 
-    q = silu(Wq query) and k = silu(Wk key) are divided by their lengths, v = Wv value: H heads of width D = Dq / H.
-    From the keys come α_t = exp(-A softplus(W2 W1 key + c)), a gate for each channel of k, and β_t = sigmoid(Wβ key);
-    from the query the output gate. Not causal, every query reads the last state. Weights are a mixing matrix, divided
-    by the norm. The state is H D² numbers, whatever the length.
+    q = silu(Wq query) and k = silu(Wk key) are divided by their lengths, v = Wv value: H heads of width D = Dq / H,
+    rounded down. From the keys come α_t = exp(-A softplus(W2 W1 key + c)), a gate for each channel of k, and
+    β_t = sigmoid(Wβ key); from the query the output gate. Not causal, every query reads the last state. Weights are a
+    mixing matrix, divided by the norm. The state is H D² numbers, whatever the length.
 
     As fla's layer: gates of rank D, RMSNorm for each head, A from 1 to 16, softplus(c) from 0.001 to 0.1, linear layers
     as torch's begin. Left out is the short convolution of q, k and v, which is the host's, and with it the SiLU of v
@@ -38,7 +38,7 @@ class KDA(PrefixAttention):
         negative: β is between 0 and 2, not 0 and 1 (arXiv:2411.12537).
         gate: whether the heads pass an output gate.
 
-    Raises ValueError when there are no heads.
+    Raises ValueError when there are no heads, or more than there is width.
     """
 
     def __init__(

@@ -31,10 +31,10 @@ class LogLinear(PrefixAttention):
     Args:
         num_heads: H.
         state_dim: N, the width of B and C, which all heads share.
-        expand: how wide all heads' x are together, H P, in widths of the query.
+        expand: how wide all heads' x are together, H P, in widths of the query; P is rounded down.
         levels: how many λ a head has for a query.
 
-    Raises ValueError when there are no heads or levels, or heads or the state have no width.
+    Raises ValueError when there are no heads or levels, more heads than width, or the state has no width.
     """
 
     excused = {**PrefixAttention.excused, "mixing": "a gate and a norm follow: before them a head is weights · value"}

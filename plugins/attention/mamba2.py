@@ -24,9 +24,9 @@ class Mamba2(PrefixAttention):
     context = Wo norm([head_1; ...; head_H] * silu(Wz query))
 
     C = silu(Wc query) is the query, B = silu(Wb key) the key, both of width N and the same for all heads, x = Wx value
-    is the value, H heads of width P = expand Dq / H; dt_t = softplus(Wdt key + b) for each head. Not causal, every
-    query reads the last state. Weights are C_t·B_j exp(-A (dt_{j+1} + ... + dt_t)) dt_j, a mixing matrix. The state is
-    H N P numbers, whatever the length.
+    is the value, H heads of width P = expand Dq / H, rounded down; dt_t = softplus(Wdt key + b) for each head. Not
+    causal, every query reads the last state. Weights are C_t·B_j exp(-A (dt_{j+1} + ... + dt_t)) dt_j, a mixing matrix.
+    The state is H N P numbers, whatever the length.
 
     As in the paper: A begins between 1 and 16, dt between 0.001 and 0.1, linear layers as torch's do; RMSNorm of all
     heads together, behind the gate. Left out are the convolution of x, B and C, which is the host's, and with it the
@@ -38,7 +38,7 @@ class Mamba2(PrefixAttention):
         state_dim: N; the paper's models have 64 to 256.
         expand: how wide all heads' values are together, in widths of the query.
 
-    Raises ValueError when there are no heads, or they or the state have no width.
+    Raises ValueError when there are no heads, more than there is width for, or the state has no width.
     """
 
     excused = {

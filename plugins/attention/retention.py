@@ -22,8 +22,9 @@ class Retention(PrefixAttention):
     context = Wo [head_1; ...; head_H]
 
     q and k, H heads of width Dk = Dq / H, are rotated by their places, as in RoPE, so that q_t·k_j depends on t - j; v
-    has width Dv = expand_v Dq / H. Not causal, every query reads the last state, from the last key's place. Weights are
-    γ^(t-j) q_t·k_j, divided by the norm: a mixing matrix. The state is H Dk Dv numbers and the count of keys.
+    has width Dv = expand_v Dq / H; both are rounded down. Not causal, every query reads the last state, from the last
+    key's place. Weights are γ^(t-j) q_t·k_j, divided by the norm: a mixing matrix. The state is H Dk Dv numbers and the
+    count of keys.
 
     As in the paper's code (torchscale): widths, angles, RMSNorm without weight for each head, and how linear layers
     begin (Glorot, by 2^(-2.5) all but the last). It also divides rows of weights, and states, by their sums, which the
@@ -35,7 +36,7 @@ class Retention(PrefixAttention):
         expand_v: how wide all heads' values are together, in widths of the query.
         gate: whether the heads pass an output gate.
 
-    Raises ValueError when there are no heads, or they have no width.
+    Raises ValueError when there are no heads, or more than there is width for.
     """
 
     def __init__(

@@ -379,8 +379,8 @@ def test_bad_options_are_refused_in_one_line(name: str, given_options: dict[str,
 @pytest.mark.parametrize("chosen", Registry.load().of("attention"), ids=lambda component: component.name)
 def test_a_mask_without_a_dimension_for_examples_is_refused(chosen: Any) -> None:
     """[Q, K] spread over heads, and not over queries, would let a causal query look ahead."""
-    attend = make(chosen.name, (4, 4, 4), **({"scoring": "dot"} if takes_score(chosen.cls) else {}))
-    x, Q = torch.randn(4, 4, 4), 1 if attend.recurrent else 4
+    attend = make(chosen.name, (8, 8, 8), **({"scoring": "dot"} if takes_score(chosen.cls) else {}))
+    x, Q = torch.randn(4, 4, 8), 1 if attend.recurrent else 4
     causal = torch.ones(Q, 4, dtype=torch.bool).tril()
     with pytest.raises(ValueError, match=rf"or Q, K\], .*not \[{Q}, 4\]: of \[Q, K\] pass `mask\.expand\(B, -1, -1\)`"):
         attend(x[:, :Q], x, x, causal, need_weights=attend.has_weights)

@@ -276,6 +276,8 @@ def test_retention_goes_by_how_far_apart_places_are() -> None:
 def test_what_no_head_can_be_is_refused(name: str) -> None:
     with pytest.raises((ValueError, attnbench.UsageError), match=f"{name} needs num_heads of at least 1, not 0"):
         make(name, num_heads=0)
+    with pytest.raises((ValueError, attnbench.UsageError), match=f"{name} needs num_heads of at most .*, not 64"):
+        make(name, (8, 8, 8), num_heads=64)
 
 
 def test_options_out_of_range_are_refused() -> None:
@@ -286,5 +288,5 @@ def test_options_out_of_range_are_refused() -> None:
         "expand_v": ("gla", -1.0),
     }
     for option, (name, value) in refused.items():
-        with pytest.raises((ValueError, attnbench.UsageError), match=f"{name} needs"):
-            make(name, **{option: value})
+        with pytest.raises((ValueError, attnbench.UsageError), match=f"{name} needs (?!num_heads)"):
+            make(name, (8, 8, 8), **{option: value})

@@ -30,10 +30,12 @@ class LinearAttention(Attention):
 
     Args:
         feature_map: φ.
-        num_heads: heads that each project queries, keys and values, as in `multihead` without biases; null: one head
-            that takes them as they are, the first paper's equation (only `taylor` projects, to its 16 dimensions).
+        num_heads: heads that each project queries, keys and values, as in `multihead` without biases, to the query's
+            width over their number, rounded down; null: one head that takes them as they are, the first paper's
+            equation (only `taylor` projects, to its 16 dimensions).
 
-    Raises ValueError when query and key differ in width and are not projected, or there are no heads.
+    Raises ValueError when query and key differ in width and are not projected, or there are no heads, or more than
+    there is width for.
     """
 
     def __init__(
