@@ -54,12 +54,10 @@ class LogLinear(PrefixAttention):
         if state_dim < 1 or levels < 1:
             raise ValueError(f"log_linear needs state_dim and levels of at least 1, not {state_dim} and {levels}")
         self.widths, self.out_dim = (query_dim, key_dim, value_dim), query_dim
-        self.num_heads, self.state_dim = num_heads, state_dim
         self.head_dim = share_width("log_linear", expand * query_dim, num_heads)
-        inner = num_heads * self.head_dim
+        self.num_heads, self.state_dim, inner = num_heads, state_dim, num_heads * self.head_dim
         self.q_proj, self.k_proj = (nn.Linear(width, state_dim, bias=False) for width in (query_dim, key_dim))
-        self.v_proj = nn.Linear(value_dim, inner, bias=False)
-        self.dt_proj = nn.Linear(key_dim, num_heads, bias=False)
+        self.v_proj, self.dt_proj = nn.Linear(value_dim, inner, bias=False), nn.Linear(key_dim, num_heads, bias=False)
         self.log_A = nn.Parameter(torch.empty(num_heads).uniform_(1, 16).log())
         dt = torch.empty(num_heads).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.dt_bias = nn.Parameter(dt.expm1().log())  # softplus of it is dt
@@ -71,7 +69,9 @@ class LogLinear(PrefixAttention):
     def mix(
         self, query: BQD, key: BKD, value: BKV, *, causal: bool, padding: Pad, state: State | None, need_weights: bool
     ) -> tuple[Context, Float[Tensor, "B H Q K"] | None, State]:
-        """Mix all keys at once; a state is kept by `step` alone."""
+        """Mix all keys at once; ValueError where there is a state, which `step` alone keeps."""
+        if state is not None:
+            raise ValueError("log_linear mixes all keys at once; `step` goes on from a state, token by token")
         K, most = key.shape[1], torch.finfo(value.dtype).max
         q, k, v, a, scale = self.project(query, key, value)
         place = torch.arange(K, device=key.device)
@@ -89,7 +89,7 @@ class LogLinear(PrefixAttention):
         q, k, v, a, scale = self.project(query, key, value)
         levels, n = (k.mT * v).unsqueeze(2), 0  # [B, H, levels, N, P]
         if state is not None:
-            n, before = int(state[1][0]), state[0] * a.exp().unsqueeze(-1)
+            n, before = int(state[1][:1].sum()), state[0] * a.exp().unsqueeze(-1)
             low = (n & -n).bit_length()  # the level that all below it merge into
             merged = F.pad(before[:, :, :low].sum(dim=2, keepdim=True), (0, 0, 0, 0, low - 1, 0))
             levels = torch.cat((levels, merged, before[:, :, low + 1 :]), dim=2)

@@ -116,6 +116,20 @@ def test_a_step_keeps_the_states_that_the_bits_of_its_place_name() -> None:
     assert [module.state_size(n) // (4 * 64 * 4) for n in (1, 2, 3, 5, 9, 1025)] == [1, 2, 3, 4, 5, 12]
 
 
+def test_no_examples_are_a_batch_to_decode_too() -> None:
+    module, x, state = make(), torch.empty(0, 1, 8, dtype=torch.float64), None
+    for _ in range(3):
+        context, state = module.step(x, x, x, state)
+        assert context.shape == (0, 1, 8)
+
+
+def test_mixing_all_keys_at_once_refuses_a_state() -> None:
+    module, x = make(), tokens(2)
+    _, state = module.step(*(x[:, :1],) * 3)
+    with pytest.raises(ValueError, match="`step` goes on from a state, token by token"):
+        module.mix(x, x, x, causal=True, padding=None, state=state, need_weights=False)
+
+
 def test_no_array_of_all_pairs_is_made_without_weights() -> None:
     module, x = make(state_dim=8), tokens(1024).detach()
     with torch.profiler.profile(profile_memory=True) as profile, torch.no_grad():
