@@ -6,7 +6,7 @@ import functools
 import textwrap
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -33,14 +33,15 @@ LETTERS = 24  # that a label has at most
 GAP, BAR = 0.08, 0.8  # inches between tiles; and for the bar of colours and its labels
 OFFSETS = (-0.05, 0), (0, -0.05)  # inches from a tile to the labels of its rows and columns
 PANELS = 6  # side by side, of a map that is laid over an image
-LAID, OUTLINE = "darkorange", "cyan"  # weights over an image, and the edge of where the truth is
+LAID, AGAINST, OUTLINE = "darkorange", "royalblue", "cyan"  # weights over an image, negative ones, the truth's edge
+SIGNED = "RdBu_r"  # negative weights blue, positive ones red
 HIDDEN = "#c8c8c8"  # masked positions: grey, a colour that no weight has
 
 
 def draw(attention_map: AttentionMap) -> Figure:
     """Draw one example's weights: a tile for each head, queries down, the last keys across, grey where masked.
 
-    Colours are of weights from 0 to 1; over more than `TILE` keys, from 0 to the largest that is drawn.
+    Colours are those of `scale`, over more than `TILE` keys up to the largest weight that is drawn.
     Where one query looks at many keys, a line would be too long: the labels are then written as a text (`write`).
     Keys that are places of a grid are drawn over the image (`lay_over`).
     """
@@ -52,14 +53,14 @@ def draw(attention_map: AttentionMap) -> Figure:
     weights = _hidden_as_nan(attention_map)
     many = weights.shape[-1] > TILE
     weights, columns = weights[..., -TILE:], [_label(label) for label in attention_map.columns[-TILE:]]
-    largest = float(np.nan_to_num(weights).max()) if many else 1.0  # of so many keys each has little
+    colours = scale(weights, many)
     heads, queries, keys = weights.shape
     figure = Figure(figsize=(keys * CELL, queries * CELL), dpi=110)  # one tile, whose labels stand outside for now
     tiles = [figure.add_axes((0, 0, 1, 1), label=f"tile {head}") for head in range(heads)]
     rotation = 90 if max(map(len, columns)) > 2 else 0
     for head, axis in enumerate(tiles):
         axis.set_facecolor(HIDDEN)
-        image = axis.imshow(weights[head], cmap="magma", vmin=0.0, vmax=largest, aspect="auto", interpolation="none")
+        image = axis.imshow(weights[head], **colours, aspect="auto", interpolation="none")
         axis.set(xticks=[], yticks=[])  # Matplotlib takes twice as long over ticks as over texts
         beside, below = (axis.transData + ScaledTranslation(x, y, figure.dpi_scale_trans) for x, y in OFFSETS)
         for row, label in enumerate(attention_map.rows):
@@ -71,11 +72,35 @@ def draw(attention_map: AttentionMap) -> Figure:
         axis.set_ylabel("query", fontsize=8)
         if heads > 1:
             axis.set_title(f"head {head + 1} of {heads}", fontsize=8)
-    bar = figure.colorbar(image, cax=figure.add_axes((0, 0, 1, 1), label="<colorbar>"))
+    cax = figure.add_axes((0, 0, 1, 1), label="<colorbar>")
+    bar = figure.colorbar(image, cax=cax, extend="both" if _exceeded(colours, weights) else "neither", extendfrac=0.02)
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     _arrange(figure, tiles, bar.ax, attention_map.title)
     return figure
+
+
+def scale(weights: np.ndarray[Any, np.dtype[np.float32]], many: bool = False) -> dict[str, Any]:
+    """Return Matplotlib's `cmap`, `vmin` and `vmax` for weights, NaN where masked.
+
+    From 0 to 1; to the largest where that is above 1, or where there are many, of which each has little. Where a weight
+    is negative, from -m to m, the size that 99% do not exceed: a running state's first rows may be larger by far.
+    """
+    if (weights < 0).any():
+        sizes = np.abs(np.nan_to_num(weights))
+        m = float(np.quantile(sizes[sizes > 0], 0.99, method="higher"))
+        return {"cmap": SIGNED, "vmin": -m, "vmax": m}
+    largest = _largest(weights)
+    beyond = largest > 1.001  # and not by rounding
+    return {"cmap": "magma", "vmin": 0.0, "vmax": largest if many or beyond else 1.0}
+
+
+def _exceeded(colours: Mapping[str, Any], weights: np.ndarray[Any, np.dtype[np.float32]]) -> bool:
+    return bool(colours["vmin"] < 0 and colours["vmax"] < _largest(weights))
+
+
+def _largest(weights: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+    return float(np.abs(np.nan_to_num(weights)).max())
 
 
 def _arrange(figure: Figure, tiles: list[Any], bar: Any, title: str) -> None:
@@ -107,13 +132,14 @@ def _arrange(figure: Figure, tiles: list[Any], bar: Any, title: str) -> None:
 def lay_over(attention_map: AttentionMap) -> Figure:
     """Draw the weights over the image, a panel for each query and head; outlined where the truth is, grey if masked.
 
-    The deepest colour is the largest weight of all panels. Over a query that has a truth stands the weight there.
+    The deepest colour is the largest weight of all panels, blue where it is negative. Over a query that has a truth
+    stands the weight there.
     """
     assert attention_map.grid is not None
     down, across = attention_map.grid
     weights = _hidden_as_nan(attention_map)
     heads, queries, _ = weights.shape
-    largest = max(float(np.nan_to_num(weights).max()), 1e-12)
+    largest = max(_largest(weights), 1e-12)
     image = np.zeros((down, across)) if attention_map.image is None else attention_map.image.float().cpu().numpy()
     grey = image if image.ndim == 2 else image.mean(axis=2)
     truth = None if attention_map.truth is None else attention_map.truth.cpu().numpy()
@@ -135,7 +161,8 @@ def lay_over(attention_map: AttentionMap) -> Figure:
             continue
         shares = weights[head, query].reshape(down, across)
         colours = np.empty((down, across, 4))
-        colours[..., :3], colours[..., 3] = to_rgb(LAID), 0.7 * shares / largest
+        colours[..., :3], colours[..., 3] = to_rgb(LAID), 0.7 * np.abs(shares) / largest
+        colours[shares < 0, :3] = to_rgb(AGAINST)
         colours[np.isnan(shares)] = to_rgba(HIDDEN)
         axis.imshow(colours, extent=(0, across, down, 0), interpolation="none")
         says = _label(attention_map.rows[query]) + (f" (head {head + 1})" if heads > 1 else "")
@@ -143,8 +170,11 @@ def lay_over(attention_map: AttentionMap) -> Figure:
             axis.add_collection(LineCollection(_outline(truth[query].reshape(down, across)), colors=OUTLINE))
             says += f"\n{np.nansum(weights[head, query][truth[query]]):.2f} in the outline"
         axis.set_title(_plain(says), fontsize=8)
-    scale = ScalarMappable(Normalize(0, largest), LinearSegmentedColormap.from_list("laid", ["black", LAID]))
-    bar = figure.colorbar(scale, ax=axes, fraction=0.03, pad=0.02)
+    signed = (weights < 0).any()
+    shades = LinearSegmentedColormap.from_list("laid", [AGAINST, "black", LAID] if signed else ["black", LAID])
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-largest if signed else 0, largest), shades), ax=axes, fraction=0.03, pad=0.02
+    )
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     _set_title(figure, attention_map.title)
@@ -188,7 +218,10 @@ def _set_title(figure: Figure, title: str) -> float:
 
 
 def write(attention_map: AttentionMap) -> Figure:
-    """Write the labels of the keys as a text, one for each head, shaded by their weights; darkest is the largest."""
+    """Write the labels of the keys as a text, one for each head, shaded by their weights; darkest is the largest.
+
+    Where a weight is negative, positive ones are red and negative ones blue.
+    """
     weights = attention_map.weights.detach().float().cpu()[:, 0]
     places = list(_set([_label(label, "monospace") for label in attention_map.columns[-WRITTEN:]]))
     lines = places[-1][0] + 1
@@ -197,18 +230,21 @@ def write(attention_map: AttentionMap) -> Figure:
     FigureCanvasAgg(figure)
     above = 0.3 + _set_title(figure, attention_map.title)
     left_out = _left_out(attention_map, WRITTEN)
-    colours = matplotlib.colormaps["Oranges"]
+    signed = bool((weights < 0).any())
+    colours = matplotlib.colormaps[SIGNED if signed else "Oranges"]
     for head, shares in enumerate(weights[:, -WRITTEN:].tolist()):
         axis = figure.add_axes((0.01, 1 - (above + (head + 1) * height) / figure.get_figheight(), 0.98, 1.0))
         axis.set_axis_off()
-        most = max(*shares, 1e-12)
+        most = max(*map(abs, shares), 1e-12)
         for (line, start, label), share in zip(places, shares, strict=True):
             x, y = start / COLUMNS, (height - 0.21 * (line + 1.5)) / figure.get_figheight()
-            box = {"facecolor": colours(0.8 * share / most), "edgecolor": "none", "pad": 1.2}
+            shade = 0.5 + 0.35 * share / most if signed else 0.8 * share / most
+            box = {"facecolor": colours(shade), "edgecolor": "none", "pad": 1.2}
             axis.text(x, y, _plain(label), fontsize=7.5, family="monospace", va="bottom", bbox=box)
         name = f"head {head + 1} of {len(weights)}: " if len(weights) > 1 else ""
         top = (height - 0.19) / figure.get_figheight()
-        axis.text(0, top, f"{name}darkest: weight {most:.3f}{left_out}", fontsize=7.5, va="bottom")
+        says = "red: positive, blue: negative, " if signed else ""
+        axis.text(0, top, f"{name}{says}darkest: weight {most:.3f}{left_out}", fontsize=7.5, va="bottom")
     return figure
 
 
@@ -263,7 +299,10 @@ def pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 class Redrawn:
-    """The picture of one example again and again: what stays is drawn once, weights, rows and title are exchanged."""
+    """The picture of one example again and again: what stays is drawn once; weights, rows and title are exchanged.
+
+    So is the bar of colours, unless it goes from 0 to 1.
+    """
 
     def __init__(self) -> None:
         self.stays: Any = None
@@ -276,37 +315,43 @@ class Redrawn:
         (heads, queries, keys), rows = attention_map.weights.shape, [_label(row) for row in attention_map.rows]
         if attention_map.grid is not None or keys > TILE or (queries == 1 and keys > LINE):
             return pixels(draw(attention_map))
+        shown = _hidden_as_nan(attention_map)
         short = max(map(len, rows), default=0) == 1  # longer ones move what stays
-        stays = heads, queries, tuple(attention_map.columns), () if short else tuple(rows)
+        colours = scale(shown)
+        fixed = (colours["vmin"], colours["vmax"]) == (0.0, 1.0)
+        bar = fixed, colours["cmap"], _exceeded(colours, shown)
+        stays = heads, queries, bar, tuple(attention_map.columns), () if short else tuple(rows)
         if stays != self.stays or len(_lines(self.figure, attention_map.title)) != self.lines:
             self.stays, self.figure = stays, draw(attention_map)
             self.lines = len(_lines(self.figure, attention_map.title))
-            self._keep()
+            self._keep(fixed)
         self.canvas.restore_region(self.background)
         renderer = self.canvas.get_renderer()
-        for image, weights in zip(self.images, _hidden_as_nan(attention_map), strict=True):
+        for image, weights in zip(self.images, shown, strict=True):
             image.set_data(weights)
+            image.set_clim(colours["vmin"], colours["vmax"])
         for label, row in zip(self.labels, rows * heads, strict=True):
             label.set_text(_plain(row))
         self.title.set_text(_plain("\n".join(_lines(self.figure, attention_map.title))))
-        for artist in (*self.images, *self.frames, *self.labels, self.title):
+        for artist in self.changing:
             artist.draw(renderer)
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
-    def _keep(self) -> None:
-        """Draw what stays by itself."""
+    def _keep(self, fixed: bool) -> None:
+        """Draw what stays by itself, the bar of colours too if it is fixed."""
         self.canvas = self.figure.canvas
         tiles = [axis for axis in self.figure.axes if axis.images and axis.get_label() != "<colorbar>"]
         self.images = [axis.images[0] for axis in tiles]
-        self.frames = [spine for axis in tiles for spine in axis.spines.values()]
+        frames = [spine for axis in tiles for spine in axis.spines.values()]
         self.labels = [text for axis in tiles for text in axis.texts[: axis.images[0].get_array().shape[0]]]
         self.title: Any = self.figure.texts[0]
-        changing = (*self.images, *self.frames, *self.labels, self.title)
-        for artist in changing:
+        bars = [] if fixed else [axis for axis in self.figure.axes if axis not in tiles]
+        self.changing = (*self.images, *frames, *self.labels, self.title, *bars)
+        for artist in self.changing:
             artist.set_visible(False)
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(self.figure.bbox)
-        for artist in changing:
+        for artist in self.changing:
             artist.set_visible(True)
 
 

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtyping import Float
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor
 
 from attnbench.answers import AttentionMap, Prediction
 from attnbench.errors import UsageError
@@ -44,9 +46,10 @@ def picture_path(path: Path) -> Path:
 
 
 def show(prediction: Prediction, console: Console | None = None) -> None:
-    """Print the answer; and the words shaded by their weights, the mean over heads, then those with the most.
+    """Print the answer; and the words shaded by their weights, the mean size over heads, then those with the most.
 
-    An answer that was written piece by piece has a line for each instead: its probability, and where it looked.
+    Orange is positive, blue negative, grey where heads differ in sign. An answer that was written piece by piece has a
+    line for each instead: its probability, and where it looked.
     """
     console = console or Console(highlight=False)
     console.print(f"{prediction.label}  {prediction.probability:.3f}  (its probability, by the model)", markup=False)
@@ -55,32 +58,47 @@ def show(prediction: Prediction, console: Console | None = None) -> None:
     if prediction.written:
         _show_pieces(prediction.attention, prediction.written, console)
         return
-    weights = prediction.attention.weights.detach().float().mean(dim=(0, 1)).tolist()
+    sizes, signs = _sizes_and_signs(prediction.attention.weights.flatten(0, 1))
+    signed = bool((prediction.attention.weights < 0).any())
     words = [_seen(word) for word in prediction.attention.columns]
-    most = max(*weights, 1e-12)
+    most = max(*sizes, 1e-12)
     text = Text()
-    for word, weight in zip(words, weights, strict=True):
-        share = weight / most
-        paper = f"rgb({255 - round(15 * share)},{255 - round(145 * share)},{255 - round(225 * share)})"
-        text.append(word, style=f"black on {paper}").append(" ")
+    for word, size, sign in zip(words, sizes, signs, strict=True):
+        paper = ",".join(str(255 - round(fade * size / most)) for fade in FADES[sign])
+        text.append(word, style=f"black on rgb({paper})").append(" ")
     console.print(text)
-    ranked = sorted(zip(weights, words, strict=True), key=lambda pair: -pair[0])[:8]
-    listed = "  ".join(f"{word} {weight:.3f}" for weight, word in ranked)
-    console.print(f"most weight (of {1 / len(words):.3f} if all had the same): {listed}", markup=False)
+    ranked = sorted(zip(sizes, words, signs, strict=True), key=lambda entry: -entry[0])[:8]
+    listed = "  ".join(f"{word} {sign * signed}{size:.3f}" for size, word, sign in ranked)
+    told = "either sign, ± where heads differ" if signed else f"of {1 / len(words):.3f} if all had the same"
+    console.print(f"most weight ({told}): {listed}", markup=False)
+
+
+#: What a word's paper lacks of red, green and blue at the largest weight, by its sign.
+FADES = {"+": (15, 145, 225), "-": (225, 145, 15), "±": (130, 130, 130)}
+
+
+def _sizes_and_signs(weights: Float[Tensor, "N K"]) -> tuple[list[float], list[str]]:
+    """Return the mean size of each key's weights, and their sign: ± where both are there."""
+    weights = weights.detach().float()
+    ends = zip(weights.amin(dim=0).tolist(), weights.amax(dim=0).tolist(), strict=True)
+    signs = ["+" if low >= 0 else "-" if high <= 0 else "±" for low, high in ends]
+    return weights.abs().mean(dim=0).tolist(), signs
 
 
 def _show_pieces(attention: AttentionMap, written: Sequence[float], console: Console) -> None:
     """Print each piece with its probability, and the words that it looked at most, up to three, with their weights."""
-    alike = 1 / len(attention.columns)
-    console.print(f"written, its probability <- read, its weight (of {alike:.2f} if all had the same)", markup=False)
+    signed = bool((attention.weights < 0).any())
+    told = "either sign, ± where heads differ" if signed else f"of {1 / len(attention.columns):.2f} if all had the same"
+    console.print(f"written, its probability <- read, its weight ({told})", markup=False)
     pieces = [_seen(piece) for piece in attention.rows]
     width = max(map(len, pieces))
-    for piece, probability, row in zip(pieces, written, attention.weights.detach().float().mean(dim=0), strict=True):
-        weights, places = row.topk(min(3, len(row)))
+    for piece, probability, row in zip(pieces, written, attention.weights.unbind(dim=1), strict=True):
+        sizes, signs = _sizes_and_signs(row)
+        places = sorted(range(len(sizes)), key=lambda place: -sizes[place])[:3]
         looked = [
-            f"{_seen(attention.columns[place])} {weight:.2f}"
-            for weight, place in zip(weights.tolist(), places.tolist(), strict=True)
-            if place == places[0] or weight >= 0.1
+            f"{_seen(attention.columns[place])} {signs[place] * signed}{sizes[place]:.2f}"
+            for place in places
+            if place == places[0] or sizes[place] >= 0.1
         ]
         console.print(f"  {piece:<{width}} {probability:.2f} <- {'  '.join(looked)}", markup=False)
 

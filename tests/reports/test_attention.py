@@ -197,3 +197,71 @@ def test_a_picture_with_other_weights_rows_and_title_is_what_it_would_be_if_draw
     assert np.array_equal(changed, pixels(draw(second)))
     longer = replace(first, title="of many words, " * 20)
     assert np.array_equal(redrawn.pixels(longer), pixels(draw(longer)))
+
+
+def colours(figure):
+    """Return how the first tile is coloured, the ends of its scale, and those that the bar shows."""
+    image = tiles(figure)[0].images[0]
+    (bar,) = (axis for axis in figure.axes if axis.get_label() == "<colorbar>")
+    return image.get_cmap().name, image.get_clim(), bar.get_ylim()
+
+
+def of(rows, **more):
+    weights = torch.tensor([rows])
+    return AttentionMap(weights, list("qr"), [str(k) for k in range(weights.shape[-1])], **more)
+
+
+def test_distributions_are_coloured_from_0_to_1_and_larger_weights_up_to_the_largest():
+    for rows in ([[0.25, 0.75], [0.0, 1.0]], [[0.25, 0.75], [0.0, 1.0000005]]):
+        assert colours(draw(of(rows))) == ("magma", (0.0, 1.0), (0.0, 1.0))
+    assert colours(draw(of([[5.0, 0.1], [0.2, 1.0]]))) == ("magma", (0.0, 5.0), (0.0, 5.0))
+    assert not np.array_equal(pixels(draw(of([[5.0, 0.1], [0.2, 1.0]]))), pixels(draw(of([[1.0, 0.1], [0.2, 1.0]]))))
+
+
+@pytest.mark.parametrize("keys", [2, 70])
+def test_negative_weights_have_a_colour_of_their_own_on_a_scale_of_both_signs(keys):
+    rows = [[0.5, -3.0], [0.2, -0.9]]
+    figure = draw(of([[0.0] * (keys - 2) + row for row in rows]))
+    assert colours(figure) == ("RdBu_r", (-3.0, 3.0), (-3.0, 3.0))
+    without = draw(of([[0.0] * (keys - 2) + [row[0], 0.0] for row in rows]))
+    assert not np.array_equal(pixels(figure), pixels(without))
+    mask = torch.ones(2, keys, dtype=torch.bool)
+    mask[0, -1] = mask[1, -1] = False  # what is hidden has no colour
+    assert colours(draw(of([[0.0] * (keys - 2) + row for row in rows], mask=mask)))[0] == "magma"
+
+
+def test_one_signed_weight_in_a_hundred_may_go_beyond_the_scale():
+    weights = torch.linspace(-1, 1, 1000).view(1, 20, 50)
+    weights[0, 0, 0] = -1000.0
+    cmap, (low, high), shown = colours(draw(AttentionMap(weights, ["q"] * 20, ["k"] * 50)))
+    assert cmap == "RdBu_r"
+    assert 0.95 < high == -low < 1
+    assert shown == (low, high)
+
+
+def test_signed_weights_of_a_text_and_over_an_image_are_coloured_by_size_and_sign():
+    weights = torch.full((1, 1, 20), 0.01)
+    weights[0, 0, 3], weights[0, 0, 4] = -0.6, 0.3
+    figure = draw(AttentionMap(weights, ["review"], ["word"] * 20))
+    papers = [text.get_bbox_patch().get_facecolor() for text in figure.axes[0].texts if text.get_bbox_patch()]
+    darkness = [3 - sum(paper[:3]) for paper in papers]
+    assert sorted(range(20), key=darkness.__getitem__)[-2:] == [4, 3]
+    assert papers[3][2] > papers[3][0]  # bluer than red
+    assert papers[4][0] > papers[4][2]
+    grid = on_a_grid()
+    grid.weights[0, 0, 2] = -0.6
+    three, _ = panels(draw(grid))
+    red, _, blue, depth = three.images[1].get_array()[0].T
+    assert blue[2] > red[2]
+    assert red[1] > blue[1]
+    assert depth[2] == pytest.approx(2 * depth[1])
+    (bar,) = (axis for axis in three.figure.axes if axis.get_ylabel() == "weight")
+    assert bar.get_ylim() == pytest.approx((-0.6, 0.6))
+
+
+def test_a_picture_of_other_signed_weights_has_their_scale():
+    redrawn, figures = Redrawn(), []
+    for rows in ([[0.5, -0.9], [0.2, -0.3]], [[0.5, -3.0], [0.2, -0.3]], [[0.5, 0.5], [0.0, 1.0]]):
+        assert np.array_equal(redrawn.pixels(of(rows)), pixels(draw(of(rows))))
+        figures.append(redrawn.figure)
+    assert figures[0] is figures[1]
