@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from pkgutil import extend_path
 from types import ModuleType
 from typing import Any
 
@@ -144,13 +145,14 @@ def _add(components: list[Component], origin: str, kind: str, base: type, name: 
 
 def sources(paths: tuple[Path, ...]) -> Iterator[Source]:
     """Return what there is to load: in plugin folders, by installed packages' entry points, and `paths` besides."""
+    _look_in_the_folders_of_now()
     seen: dict[str, Path] = {}
     for folder in plugins.folders():
         for path in _plugins_in(folder):
             module = ".".join(["attnbench.plugins", *path.relative_to(folder).with_suffix("").parts])
             shipped = folder.resolve() == SHIPPED and path.parent != folder
             origin = f"{path.relative_to(folder.parent)}{SHIPPED_MARK}" if shipped else str(path)
-            load: Callable[[], Any] = partial(importlib.import_module, module)
+            load: Callable[[], Any] = partial(_import, module, path.resolve())
             if path.is_symlink() and not path.exists():
                 load = partial(_refuse, f"it is a link to {path.readlink()}, which is not there: mend or remove it")
             elif not path.stem.isidentifier():
@@ -176,6 +178,15 @@ def sources(paths: tuple[Path, ...]) -> Iterator[Source]:
             yield Source(path.resolve().stem, str(path), False, partial(_import_path, path), path)
 
 
+def _look_in_the_folders_of_now() -> None:
+    """Let Python import from the plugin folders as they are: one may be new since, or the current folder another."""
+    plugins.__path__[:] = map(str, plugins.folders())
+    for kind in BASES:
+        if (package := sys.modules.get(f"{plugins.__name__}.{kind}")) is not None:
+            package.__path__ = extend_path(package.__path__[:1], package.__name__)  # ours is the first
+    importlib.invalidate_caches()
+
+
 def _plugins_in(folder: Path) -> list[Path]:
     """Return the files and folders of a plugin folder, and of its folders for each kind, that are plugins."""
     places = [folder, *(folder / kind for kind in BASES)]
@@ -195,6 +206,20 @@ def _names_attnbench(path: Path) -> bool:
         return "attnbench" in path.read_text(encoding="utf-8", errors="ignore")
     except OSError:  # loading it says what is wrong with it
         return not path.is_dir()
+
+
+def _import(name: str, path: Path) -> ModuleType:
+    """Import a plugin; anew if the one of that name came from another folder."""
+    module = sys.modules.get(name)
+    if module is not None and not Path(str(module.__file__)).resolve().is_relative_to(path):
+        _forget(name)
+    return importlib.import_module(name)
+
+
+def _forget(name: str) -> None:
+    """Let a module, and those within it, be imported anew."""
+    for known in [known for known in sys.modules if f"{known}.".startswith(f"{name}.")]:
+        del sys.modules[known]
 
 
 def _refuse(reason: str) -> ModuleType:
@@ -260,6 +285,8 @@ def reason(error: BaseException, source: Source) -> str:
 def _import_cure(error: ImportError, source: Source) -> str | None:
     """Say how to get what a plugin could not import; None where that cannot be known."""
     name = error.name or ""
+    if f"{name}.".startswith("attnbench.plugins."):
+        return None
     if name.partition(".")[0] == "attnbench":
         import attnbench
 

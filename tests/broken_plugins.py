@@ -147,6 +147,10 @@ BROKEN = {
         "import attnbench.additive\n" + scoring("mine"),
         "import from attnbench what is public there; there are: Attention,",
     ),
+    "needs_plugin": (
+        "from attnbench.plugins.absent import x\n" + scoring("mine"),
+        "ModuleNotFoundError: No module named 'attnbench.plugins.absent' (needs_plugin.py:1): mend it, or set",
+    ),
     "not-a-module.name": ("import attnbench\n", "'not-a-module.name.py' is no module name: rename it, such as"),
     "bad_recipe": (
         """

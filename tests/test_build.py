@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from broken_plugins import scoring, write
 
 import attnbench
 from attnbench.registry import Registry
@@ -94,9 +96,20 @@ def test_what_cannot_be_built_is_the_command_lines_error(arguments, options, lin
 def test_a_plugin_that_failed_is_named_with_its_reason(tmp_path, monkeypatch):
     (tmp_path / "spoilt.py").write_text("import attnbench\n1 / 0\n")
     monkeypatch.setenv("ATTNBENCH_PLUGINS", str(tmp_path))
-    monkeypatch.setattr("attnbench.plugins.__path__", [*attnbench.plugins.__path__, str(tmp_path)])
     with pytest.raises(attnbench.UsageError, match=r"scoring=spoilt: plugin 'spoilt' is not loaded, .*ZeroDivision"):
         attnbench.build("scoring", "spoilt", query_dim=3, key_dim=3)
+
+
+@pytest.mark.parametrize("place", ["plugins/later.py", "plugins/scoring/later.py", "plugins/later/__init__.py"])
+def test_a_plugin_written_while_the_program_runs_is_found_where_the_program_stands(place, tmp_path, monkeypatch):
+    for number in (1, 2):
+        (tmp_path / f"{number}").mkdir()
+        monkeypatch.chdir(tmp_path / f"{number}")
+        with pytest.raises(attnbench.UsageError, match="scoring=later: no such scoring"):
+            attnbench.build("scoring", "later", query_dim=3, key_dim=3)
+        write(Path(place), scoring("later", f"width: int = {number}"))
+        made = attnbench.build("scoring", "later", query_dim=3, key_dim=3)
+        assert type(made).__init__.__kwdefaults__ == {"width": number}
 
 
 def test_neither_lightning_nor_hydra_is_imported():
