@@ -29,6 +29,7 @@ CELL = 0.19  # inches, for a label of 8 points to be read
 TILE = 64  # keys that a tile has at most: the last ones
 LINE = 12  # keys that one query looks at are drawn in a line up to here, and written as a text beyond
 COLUMNS, WRITTEN = 140, 600  # letters in a line of such a text, and how many keys it has: the last ones
+WIDE = 76  # keys that tiles side by side have at most: what a screen shows
 LETTERS = 24  # that a label has at most
 GAP, BAR = 0.08, 0.8  # inches between tiles; and for the bar of colours and its labels
 OFFSETS = (-0.05, 0), (0, -0.05)  # inches from a tile to the labels of its rows and columns
@@ -115,9 +116,10 @@ def _arrange(figure: Figure, tiles: list[Any], bar: Any, title: str) -> None:
     (wide, high), keys = figure.get_size_inches(), tiles[0].images[0].get_array().shape[1]
     labelled = tiles[-1].get_tightbbox(renderer).transformed(figure.dpi_scale_trans.inverted())
     left, below, right, above = -labelled.x0, -labelled.y0, labelled.x1 - wide, labelled.y1 - high
-    across = min(len(tiles), max(1, round(40 / keys)))
+    rows = -(-len(tiles) // max(1, WIDE // keys))
+    across = -(-len(tiles) // rows)
     column, row = left + wide + right + GAP, below + high + above + GAP
-    body = max(-(-len(tiles) // across) * row, 1.0)
+    body = max(rows * row, 1.0)
     figure.set_size_inches(across * column + GAP + BAR, body + 0.3)
     _set_title(figure, title)
     width, height = figure.get_size_inches()
