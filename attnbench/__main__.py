@@ -28,6 +28,7 @@ import attnbench
 from attnbench.config import read_override
 from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
 from attnbench.files import whole, writable
+from attnbench.loading import plugin_line
 from attnbench.registry import Registry
 from attnbench.schema import format_value
 from attnbench.startup import end_imports
@@ -358,7 +359,7 @@ def dispatch(words: list[str]) -> None:
         elif not completed(words, COMMANDS):
             start(registry, words)
     except (HydraException, OmegaConfBaseException, OSError, yaml.YAMLError) as error:
-        raise UsageError(complaint(error, registry)) from error
+        raise UsageError(complaint(error, registry) + plugin_line(error)) from error
 
 
 def answer(words: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import linecache
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,8 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import extend_path
-from types import ModuleType
+from traceback import walk_tb
+from types import FrameType, ModuleType
 from typing import Any
 
 import pluggy
@@ -303,11 +305,7 @@ def _import_cure(error: ImportError, source: Source) -> str | None:
 
 def _place(error: BaseException, source: Source) -> str | None:
     """Name the last line of the plugin's own that an exception passed through."""
-    places: list[tuple[str, int]] = []
-    trace = error.__traceback__
-    while trace is not None:
-        places.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     if source.path is not None:
         home = source.path.resolve()
         for file, line in reversed(places):
@@ -317,3 +315,32 @@ def _place(error: BaseException, source: Source) -> str | None:
         if not file.startswith(("<", *MACHINERY)):
             return f"{Path(file).name}:{line}"
     return None
+
+
+def plugin_line(error: BaseException) -> str:
+    """Return " (plugins/mine.py:31)", the last line that an error passed through of a plugin that does not ship.
+
+    "" where it passed through none, or is meant for the user: a `raise` of the plugin's, or of attnbench's, says it. Of
+    an error that attnbench raised from another, that other counts.
+    """
+    installed = {f"{entry.module.partition('.')[0]}." for entry in entry_points(group="attnbench")}
+
+    def owner(frame: FrameType) -> str:
+        module, file = f"{frame.f_globals.get('__name__')}.", Path(frame.f_code.co_filename).resolve()
+        plugin = module.startswith(("attnbench.plugins.", *installed))
+        if plugin and not any(file.is_relative_to(SHIPPED / kind) for kind in BASES):
+            return "plugin"
+        return "attnbench" if module.startswith("attnbench.") else ""
+
+    frames = list(walk_tb(error.__traceback__))
+    while frames and owner(frames[-1][0]) == "attnbench" and error.__cause__ is not None:
+        error = error.__cause__
+        frames = list(walk_tb(error.__traceback__))
+    places = [(Path(frame.f_code.co_filename), line) for frame, line in frames if owner(frame) == "plugin"]
+    if not places:
+        return ""
+    last, line = frames[-1]
+    if owner(last) and "raise " in linecache.getline(last.f_code.co_filename, line):
+        return ""
+    path, line = places[-1]
+    return f" ({path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line})"

@@ -14,9 +14,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from attnbench.config import RunConfig, mechanism
-from attnbench.errors import IncompatibleError, UsageError, nearest
+from attnbench.errors import IncompatibleError, UsageError, first_line, nearest
 from attnbench.interfaces import Attention, ScoringFunction, Task
-from attnbench.loading import BASES, Component, Failure, Source, clash, load, reason, sources
+from attnbench.loading import BASES, Component, Failure, Source, clash, load, plugin_line, reason, sources
 from attnbench.schema import constructor_arguments, fill, node, takes_score
 
 #: Groups of presets, of which a run need have none.
@@ -178,7 +178,7 @@ class Registry:
         try:
             return component.cls(**framework, **constructor_arguments(filled, component.cls))
         except ValueError as error:
-            raise UsageError(f"{kind}={component.name}: {error}") from error
+            raise UsageError(f"{kind}={component.name}: {first_line(error)}{plugin_line(error)}") from error
 
     def build_attention(
         self,

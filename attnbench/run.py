@@ -25,6 +25,7 @@ from attnbench.answers import AttentionMap, Prediction
 from attnbench.config import Accelerator, OptimizerConfig, Part, Precision, TrainerConfig, check_numbers, mechanism
 from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.interfaces import Task
+from attnbench.loading import plugin_line
 from attnbench.measure import peak_memory, reset_peak_memory
 from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
@@ -323,7 +324,7 @@ def build(
     try:
         return task, task.model(partial(registry.build_attention, config.attention, config.scoring))
     except ValueError as error:
-        raise UsageError(f"task={config.task.name}: {first_line(error)}") from error
+        raise UsageError(f"task={config.task.name}: {first_line(error)}{plugin_line(error)}") from error
 
 
 def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:

@@ -26,6 +26,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from attnbench.errors import IncompatibleError, Interrupted, UsageError, first_line
+from attnbench.loading import plugin_line
 from attnbench.registry import Registry
 from attnbench.run_folder import DISPLAY_OPTIONS, find, fingerprint, flat, plain, typed
 from attnbench.schema import takes_score
@@ -209,7 +210,7 @@ class Job:
     def _fail(self, error: Exception, folder: Path, overrides: list[str]) -> None:
         reason = first_line(error)
         if not isinstance(error, UsageError) and str(error).strip():
-            reason = f"{type(error).__name__}: {reason}"
+            reason = f"{type(error).__name__}: {reason}{plugin_line(error)}"
         say(f"failed: {_shown(overrides)}: {reason}")
         note(Outcome("failed", overrides, reason, str(folder)))
 

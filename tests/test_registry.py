@@ -18,6 +18,8 @@ from broken_plugins import BROKEN, BROKEN_FOLDERS, scoring, write
 
 import attnbench
 from attnbench.registry import Registry
+from attnbench.run import build
+from attnbench.run_folder import typed
 
 ROOT = Path(attnbench.__file__).parent.parent
 
@@ -298,3 +300,64 @@ def test_a_plugin_that_raises_what_is_no_exception_fails_alone(tmp_path):
     assert [str(failure).partition("Odd")[2] for failure in failures if failure.name == "theirs"] == [
         ": no (theirs.py:3): mend it, or set ATTNBENCH_DISABLE=theirs"
     ]
+
+
+BUGGY = '''
+from typing import Literal
+import torch
+from attnbench import Draws, Register, Sequences, TokenTask, hookimpl
+
+
+class Buggy(TokenTask):
+    """Raises what its option says."""
+
+    def __init__(self, *, how: Literal["loss", "bug", "library", "meant", "model"] = "loss") -> None:
+        super().__init__(10)
+        self.how = how
+        if how == "bug":
+            a, b = (1,)
+        if how == "library":
+            torch.nn.Dropout(3.0)
+        if how == "meant":
+            raise ValueError(
+                "say something else")
+
+    def generate(self, draws: Draws) -> Sequences:
+        tokens = draws.integers(10, 8)
+        return Sequences(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def model(self, make_attention):
+        if self.how == "model":
+            a, b = (1,)
+        return super().model(make_attention)
+
+    def loss(self, model, batch):
+        return open("nowhere.txt")
+
+
+@hookimpl
+def register_task(register: Register) -> None:
+    register("buggy", Buggy)
+'''
+
+
+@pytest.mark.parametrize(("how", "line"), [
+    ("bug", "task=buggy: not enough values to unpack (expected 2, got 1) (mine/buggy.py:13)"),
+    ("library", "task=buggy: dropout probability has to be between 0 and 1, but got 3.0 (mine/buggy.py:15)"),
+    ("meant", "task=buggy: say something else"),
+    ("model", "task=buggy: not enough values to unpack (expected 2, got 1) (mine/buggy.py:26)"),
+])  # fmt: skip
+def test_an_error_that_a_plugin_did_not_raise_itself_has_its_place(how, line, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    registry = Registry.load(write(tmp_path / "mine" / "buggy.py", BUGGY))
+    words = {"task": {"name": "buggy", "how": how}, "attention": {"name": "uniform"}}
+    with pytest.raises(attnbench.UsageError) as error:
+        build(typed(registry, words, []), registry)
+    assert str(error.value) == line
+
+
+def test_a_file_that_a_plugin_does_not_find_is_named_with_the_place(tmp_path: Path) -> None:
+    write(tmp_path / "plugins" / "buggy.py", BUGGY)
+    done = call(tmp_path, "task=buggy", "attention=uniform", "trainer.progress_bar=false")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "attnbench: nowhere.txt: No such file or directory (plugins/buggy.py:30)"
