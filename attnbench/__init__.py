@@ -25,7 +25,7 @@ from attnbench.masking import (
     valid_lengths_to_mask,
 )
 from attnbench.prefix import PrefixAttention
-from attnbench.registry import build
+from attnbench.registry import build, names
 from attnbench.sampling import Draws
 from attnbench.sequences import Sequences, TokenBatch
 from attnbench.tokens import TokenTask
@@ -70,6 +70,7 @@ __all__ = [
     "masked_softmax",
     "masked_softmax1",
     "masked_sparsemax",
+    "names",
     "prefix",
     "prefix_mask",
     "prepare",

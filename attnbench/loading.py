@@ -27,6 +27,8 @@ from attnbench.schema import check_recipe, check_signature, name_fault
 
 BASES: Mapping[str, type] = {"scoring": ScoringFunction, "attention": Attention, "task": Task}
 SHIPPED = Path(plugins.__file__).resolve().parent
+#: Where a plugin's module holds of what it was imported: its path, and how the files were.
+STAMP = "__attnbench_stamp__"
 #: What the origin of a shipped component ends with.
 SHIPPED_MARK = " (shipped)"
 #: Where an error rises that is not the plugin's own doing, but that of what loads it.
@@ -212,16 +214,50 @@ def _names_attnbench(path: Path) -> bool:
 
 def _import(name: str, path: Path) -> ModuleType:
     """Import a plugin; anew if the one of that name came from another folder."""
-    module = sys.modules.get(name)
+    module, stamp = sys.modules.get(name), _stamp(path)
     if module is not None and not Path(str(module.__file__)).resolve().is_relative_to(path):
         _forget(name)
-    return importlib.import_module(name)
+    module = importlib.import_module(name)
+    vars(module).setdefault(STAMP, (path, stamp))
+    return module
 
 
 def _forget(name: str) -> None:
     """Let a module, and those within it, be imported anew."""
     for known in [known for known in sys.modules if f"{known}.".startswith(f"{name}.")]:
         del sys.modules[known]
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return what tells that a plugin's file, or one of its folder's, has changed."""
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path] if path.exists() else []
+    return tuple((str(file), (now := file.stat()).st_mtime_ns, now.st_size) for file in files)
+
+
+def fingerprint() -> tuple[object, ...]:
+    """Return what tells that there may be other plugins, or other code in them, than there were."""
+    places = [place for folder in plugins.folders() for place in (folder, *(folder / kind for kind in BASES))]
+    files = [_stamp(path) for place in places for path in sorted(place.glob("*"))]
+    installed = [(place, Path(place).stat().st_mtime_ns) for place in sys.path if place and Path(place).exists()]
+    settings = [(name, value) for name, value in sorted(os.environ.items()) if name.startswith("ATTNBENCH_")]
+    return Path.cwd(), tuple(files), tuple(installed), tuple(settings)
+
+
+def forget_changed() -> None:
+    """Let plugins whose files have changed since they were imported be imported anew."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("attnbench.plugins.") and (imported := vars(module).get(STAMP)) is not None:
+            path, stamp = imported
+            if stamp != _stamp(path):
+                _forget(name)
+
+
+def described(cls: type[Any], kind: str | None = None) -> Component:
+    """Describe a class that no plugin registers, by its own name; UnfitError where no plugin could register it."""
+    kind = kind or next((kind for kind, base in BASES.items() if issubclass(cls, base)), "attention")
+    components: list[Component] = []
+    _add(components, f"{cls.__module__}.{cls.__qualname__}", kind, BASES[kind], cls.__name__, cls)
+    return components[0]
 
 
 def _refuse(reason: str) -> ModuleType:

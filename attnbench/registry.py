@@ -7,17 +7,35 @@ import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from omegaconf import OmegaConf
 
 from attnbench.config import RunConfig, mechanism
 from attnbench.errors import IncompatibleError, UsageError, first_line, nearest
-from attnbench.interfaces import Attention, ScoringFunction, Task
-from attnbench.loading import BASES, Component, Failure, Source, clash, load, plugin_line, reason, sources
+from attnbench.interfaces import Attention, MakeScore, ScoringFunction, Task
+from attnbench.loading import (
+    BASES,
+    Component,
+    Failure,
+    Source,
+    clash,
+    described,
+    fingerprint,
+    forget_changed,
+    load,
+    plugin_line,
+    reason,
+    sources,
+)
 from attnbench.schema import constructor_arguments, fill, node, takes_score
+
+Kind: TypeAlias = Literal["scoring", "attention", "task"]
+Scoring: TypeAlias = str | Mapping[str, Any] | MakeScore
+Made = TypeVar("Made", bound=ScoringFunction | Attention | Task)
 
 #: Groups of presets, of which a run need have none.
 PRESETS = ("experiment", "trainer", "optimizer")
@@ -124,7 +142,7 @@ class Registry:
     def get(self, kind: str, name: str) -> Component:
         """Return a component; UsageError where no plugin, a failed one, or two of them have that name."""
         key = (kind, name)
-        if key in self.contested:
+        if key in self.contested and key not in self.components:
             first, second = self.contested[key]
             raise UsageError(f"{kind}={name}: both {first} and {second} register it; rename one of them")
         if key not in self.components:
@@ -137,6 +155,15 @@ class Registry:
                 known += "; no plugin of yours is in ./plugins, in $ATTNBENCH_PLUGINS or installed"
             raise UsageError(f"{kind}={name}: no such {kind}; {known}")
         return self.components[key]
+
+    def including(self, cls: type[Any], kind: str | None = None) -> tuple[Component, Registry]:
+        """Return a class that no plugin registers as a component, and a registry that has it by its own name.
+
+        Raises:
+            UnfitError: it is no class that a plugin could register, as a component of this kind if one is named.
+        """
+        component = described(cls, kind)
+        return component, replace(self, components={**self.components, (component.kind, component.name): component})
 
     def incompatibility(self, attention: str, *, task: str | None = None, scoring: str | None = "*") -> str | None:
         """Return why no run can have an attention module with that task and scoring function; None where one can.
@@ -183,19 +210,25 @@ class Registry:
     def build_attention(
         self,
         attention: Mapping[str, Any],
-        scoring: Mapping[str, Any] | None,
+        scoring: Mapping[str, Any] | MakeScore | None,
         query_dim: int,
         key_dim: int,
         value_dim: int,
     ) -> Attention:
-        """Make an attention module, with the scoring function that it is to use; UsageError as `build`."""
+        """Make an attention module, with the scoring function that it is to use; UsageError as `build`.
+
+        `scoring` is the config of one, or makes it.
+        """
         component = self.get("attention", str(attention["name"]))
         widths = {"query_dim": query_dim, "key_dim": key_dim, "value_dim": value_dim}
-        reason = self.incompatibility(component.name, scoring=None if scoring is None else str(scoring["name"]))
+        label = None if scoring is None else str(scoring["name"]) if isinstance(scoring, Mapping) else repr(scoring)
+        reason = self.incompatibility(component.name, scoring=label)
         if reason is not None:
             raise IncompatibleError(reason)
         if scoring is None:
             return self.build("attention", attention, **widths)  # type: ignore[no-any-return]
+        if not isinstance(scoring, Mapping):
+            return self.build("attention", attention, **widths, score=scoring)  # type: ignore[no-any-return]
         chosen = scoring
 
         def score(query_dim: int, key_dim: int) -> ScoringFunction:
@@ -223,40 +256,86 @@ def override_suffix(overrides: Sequence[str]) -> str:
     return suffix
 
 
-def build(kind: str, name: str, /, *, scoring: str | Mapping[str, Any] | None = None, **arguments: Any) -> Any:
-    """Make any registered component for your own program, without Hydra or Lightning.
+@lru_cache(maxsize=1)
+def _loaded(fingerprint: tuple[object, ...]) -> Registry:
+    forget_changed()
+    return Registry.load()
+
+
+def current() -> Registry:
+    """Return what is registered now: loaded anew where a plugin, a folder or the environment has changed.
+
+    A plugin whose file has changed is imported anew: its class is another one from then on.
+    """
+    return _loaded(fingerprint())
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the registered names of a kind: what `build` takes."""
+    _check_kind(kind)
+    return [component.name for component in current().of(kind)]
+
+
+@overload
+def build(kind: Kind, name: type[Made], /, *, scoring: Scoring | None = None, **arguments: Any) -> Made: ...
+@overload
+def build(
+    kind: Literal["attention"], name: str, /, *, scoring: Scoring | None = None, **arguments: Any
+) -> Attention: ...
+@overload
+def build(kind: Literal["scoring"], name: str, /, **arguments: Any) -> ScoringFunction: ...
+@overload
+def build(kind: Literal["task"], name: str, /, **arguments: Any) -> Task: ...
+def build(kind: str, name: str | type[Any], /, *, scoring: Scoring | None = None, **arguments: Any) -> Any:
+    """Make any registered component, or one of a class of your own, for your own program, without Hydra or Lightning.
 
         attnbench.build("attention", "multihead", query_dim=64, key_dim=64, value_dim=64,
                         scoring="additive", num_heads=4)
 
     Args:
         kind: "scoring", "attention" or "task".
-        name: its registered name (`python -m attnbench list` shows them all).
-        scoring: for an attention module that uses one, the scoring function's name, or a mapping of its name and
-            options: {"name": "additive", "hidden_dim": 32}.
+        name: its registered name (`attnbench.names(kind)` returns them all), or a class that need not be registered.
+        scoring: for an attention module that uses one, the scoring function's name, a mapping of its name and
+            options, {"name": "additive", "hidden_dim": 32}, its class, or what else makes it for given widths.
         arguments: the widths, and the component's options.
 
     Raises:
         UsageError: an unknown name, a misspelt option, a value of the wrong type, widths that do not fit.
+        UnfitError: a class that could not be registered.
     """
-    registry = Registry.load()
-    if not isinstance(kind, str) or kind not in BASES:
-        raise UsageError(f"kind '{kind}': no such kind of component; {nearest(str(kind), BASES)}")
-    if not isinstance(name, str):
+    _check_kind(kind)
+    registry = current()
+    if isinstance(name, type):
+        component, registry = registry.including(name, kind)
+    elif isinstance(name, str):
+        component = registry.get(kind, name)
+    else:
         raise UsageError(f"{kind}: a registered name is expected, such as 'dot', not {name!r}")
-    component = registry.get(kind, name)
     positional = [p for p in ("query_dim", "key_dim", "value_dim") if p in inspect.signature(component.cls).parameters]
     missing = [p for p in positional if p not in arguments]
     if missing:
-        raise UsageError(f"{kind} '{name}' needs {', '.join(f'{p}=' for p in missing)}")
+        raise UsageError(f"{kind} '{component.name}' needs {', '.join(f'{p}=' for p in missing)}")
     framework = {p: _width(p, arguments.pop(p)) for p in positional}
-    config = {"name": name, **arguments}
+    config = {"name": component.name, **arguments}
     if kind != "attention":
+        if scoring is not None:
+            raise UsageError(f"scoring=: a {kind} takes none; leave scoring= out")
         return registry.build(kind, config, **framework)
     chosen = {"name": scoring} if isinstance(scoring, str) else scoring
-    if chosen is not None and not (isinstance(chosen, Mapping) and isinstance(chosen.get("name"), str)):
-        raise UsageError(f"scoring: a name, or {{'name': NAME, option: value}}, is expected, not {scoring!r}")
+    if isinstance(scoring, type):
+        own, registry = registry.including(scoring, "scoring")
+        chosen = {"name": own.name}
+    named = isinstance(chosen, Mapping) and isinstance(chosen.get("name"), str)
+    if not (chosen is None or callable(chosen) or named):
+        raise UsageError(
+            f"scoring: a name, or {{'name': NAME, option: value}}, or a class is expected, not {scoring!r}"
+        )
     return registry.build_attention(config, chosen, **framework)
+
+
+def _check_kind(kind: str) -> None:
+    if not isinstance(kind, str) or kind not in BASES:
+        raise UsageError(f"kind '{kind}': no such kind of component; {nearest(str(kind), BASES)}")
 
 
 def _width(name: str, value: Any) -> int:

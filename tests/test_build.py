@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any, get_overloads
 
 import numpy as np
 import pytest
@@ -13,6 +15,30 @@ import attnbench
 from attnbench.registry import Registry
 
 WIDTHS = {"query_dim": 8, "key_dim": 8, "value_dim": 8}
+
+
+class Mine(attnbench.ScoringFunction):
+    """The dot product, scaled."""
+
+    def __init__(self, query_dim: int, key_dim: int, *, scale: float = 1.0) -> None:
+        super().__init__()
+        if query_dim != key_dim:
+            raise ValueError(f"of one width, not {query_dim} and {key_dim}")
+        self.scale = scale
+
+    def forward(self, query, key):
+        return self.scale * query @ key.mT
+
+
+class Mean(attnbench.Attention):
+    """The mean of the values, and what scores there would have been."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int, score: Any, *, steps: int = 1) -> None:
+        super().__init__(query_dim, key_dim, value_dim)
+        self.score, self.steps = score(query_dim, key_dim), steps
+
+    def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("component", Registry.load().of("attention"), ids=lambda component: component.name)
@@ -74,7 +100,11 @@ def test_a_scoring_function_and_a_task_are_built_alike():
             "scoring: a name, or {'name': NAME, option: v",
         ),
         (("attention", "soft"), {**WIDTHS, "scoring": {"name": None}}, "scoring: a name, or {'name': NAME, option: va"),
-        (("attention", "soft"), {**WIDTHS, "scoring": attnbench.ScoringFunction}, "scoring: a name, or {'name': NAME,"),
+        (("attention", "uniform"), {**WIDTHS, "scoring": Mine}, "attention=uniform uses no scoring function"),
+        (("attention", "soft"), {**WIDTHS, "query_dim": 4, "scoring": Mine}, "scoring=Mine: of one width, not 4 and 8"),
+        (("scoring", Mine), {"query_dim": 3, "key_dim": 3, "scal": 2}, "scoring 'Mine' has no option 'scal'; did you"),
+        (("scoring", "dot"), {"query_dim": 3, "key_dim": 3, "scoring": "dot"}, "scoring=: a scoring takes none"),
+        (("task", "date"), {"scoring": "dot"}, "scoring=: a task takes none"),
         (("attention", "soft"), {**WIDTHS, "scoring": ["dot"]}, "scoring: a name, or {'name': NAME, option: value}, "),
         (("attention", "soft"), {**WIDTHS, "scoring": "dot", "score": "dot"}, "attention 'soft' has no option 'score'"),
         (("attention", "soft"), {**WIDTHS, "query_dim": 0}, "query_dim=0: a width is a whole number, at least 1"),
@@ -110,6 +140,64 @@ def test_a_plugin_written_while_the_program_runs_is_found_where_the_program_stan
         write(Path(place), scoring("later", f"width: int = {number}"))
         made = attnbench.build("scoring", "later", query_dim=3, key_dim=3)
         assert type(made).__init__.__kwdefaults__ == {"width": number}
+
+
+def test_a_class_stands_where_a_name_does():
+    made = attnbench.build("attention", Mean, **WIDTHS, scoring={"name": "additive", "hidden_dim": 5}, steps=3)
+    assert (type(made), made.steps, made.score.v.in_features) == (Mean, 3, 5)
+    assert attnbench.build("scoring", Mine, query_dim=3, key_dim=3, scale=2).scale == 2.0
+    with pytest.raises(TypeError, match=r"scoring 'Mean' is Mean, which is no attnbench\.ScoringFunction"):
+        attnbench.build("scoring", Mean, query_dim=3, key_dim=3)
+
+
+def test_scoring_may_be_a_class_or_what_makes_one():
+    assert type(attnbench.build("attention", "multihead", **WIDTHS, scoring=Mine).score) is Mine
+    assert attnbench.build("attention", Mean, **WIDTHS, scoring=partial(Mine, scale=3.0)).score.scale == 3.0
+    with pytest.raises(TypeError, match="ScoringFunction is abstract: define forward"):
+        attnbench.build("attention", "soft", **WIDTHS, scoring=attnbench.ScoringFunction)
+
+
+def test_names_are_those_that_build_takes():
+    assert {"multihead", "deltanet"} <= set(attnbench.names("attention"))
+    assert {"date", "recall"} <= set(attnbench.names("task"))
+    with pytest.raises(attnbench.UsageError, match="kind 'tasks': no such kind of component; did you mean 'task'"):
+        attnbench.names("tasks")
+
+
+def test_a_type_checker_is_told_what_is_built():
+    returns = {each.__annotations__["kind"]: each.__annotations__["return"] for each in get_overloads(attnbench.build)}
+    assert returns == {
+        "Kind": "Made",
+        "Literal['attention']": "Attention",
+        "Literal['scoring']": "ScoringFunction",
+        "Literal['task']": "Task",
+    }
+
+
+def test_a_program_that_builds_again_loads_no_plugin_again(monkeypatch):
+    attnbench.build("scoring", "dot", query_dim=3, key_dim=3)
+    monkeypatch.setattr(Registry, "load", None)
+    attnbench.build("scoring", "additive", query_dim=3, key_dim=3)
+
+
+def test_a_plugin_that_is_changed_counts_at_the_next_build(tmp_path, monkeypatch):
+    def width():
+        return type(attnbench.build("scoring", "changing", query_dim=3, key_dim=3)).__init__.__kwdefaults__["width"]
+
+    monkeypatch.chdir(tmp_path)
+    inner = tmp_path / "plugins" / "changing" / "inner.py"
+    write(inner.parent / "__init__.py", "from .inner import register_scoring  # attnbench\n")
+    for number in (1, 20, 300):  # of different lengths: Python's cache of bytecode goes by seconds and length
+        write(inner, scoring("changing", f"width: int = {number}"))
+        assert width() == number
+    write(inner, "import attnbench\n1 / 0\n")
+    with pytest.raises(attnbench.UsageError, match=r"changing.*ZeroDivisionError"):
+        width()
+    write(inner, scoring("changing", "width: int = 4000"))
+    assert width() == 4000
+    monkeypatch.setenv("ATTNBENCH_DISABLE", "changing")
+    with pytest.raises(attnbench.UsageError, match="no such scoring"):
+        width()
 
 
 def test_neither_lightning_nor_hydra_is_imported():
