@@ -72,6 +72,7 @@ def test_the_examples_of_the_chapter_run(environment, tmp_path):
     assert (tmp_path / "runs" / "date" / "multihead-manhattan").is_dir()
     (weight,) = re.findall(r"weight of the marked key ([\d.]+)", said)
     assert float(weight) > 0.9
+    assert "0 laws are broken\n" in said
 
 
 def execute(environment, folder, *arguments):

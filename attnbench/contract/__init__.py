@@ -1,7 +1,7 @@
 """The laws that every component obeys: for a test, for a plugin author's pytest, and for `python -m attnbench check`.
 
     from attnbench.contract import check
-    for finding in check(registry.get("attention", "mine"), registry): ...
+    for finding in check(Mine): ...
 
 A law is a function of a `Subject` whose docstring says what holds; it raises `Broken` with the smallest failing case.
 A component says what it is excused from, `excused = {"permutation": "order is the point"}`, or from one kind of mask in
@@ -28,7 +28,7 @@ from attnbench.contract.harness import Law, Subject
 from attnbench.contract.requirements import Broken, Skipped, first_words, line_called, line_in, require, root
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
-from attnbench.registry import Registry
+from attnbench.registry import Registry, current
 
 __all__ = [
     "LAWS",
@@ -92,8 +92,8 @@ def written_in(registry: Registry, file: Path) -> list[Component]:
 
 
 def check(
-    component: Component,
-    registry: Registry,
+    component: Component | type[Any],
+    registry: Registry | None = None,
     *,
     device: str = "cpu",
     laws: Iterable[str] | None = None,
@@ -106,8 +106,8 @@ def check(
     broken one is not tried either, and one that the same error breaks again is not told again.
 
     Args:
-        component: what is checked.
-        registry: what it is combined with.
+        component: what is checked, or its class, which need not be registered.
+        registry: what it is combined with; None: what is registered now.
         device: where: cpu, cuda.
         laws: names, of `laws_for(component.kind)`; each of them is tried.
         options: what it is made with, other than its defaults.
@@ -115,7 +115,11 @@ def check(
 
     Raises:
         UsageError: there is no such option, or a value is of the wrong type.
+        UnfitError: a class that no plugin could register.
     """
+    registry = registry or current()
+    if isinstance(component, type):
+        component, registry = registry.including(component)
     known = laws_for(component.kind)
     subject = Subject(component, registry, device, options=options or {})
     assert subject.arguments is not None  # or it was refused

@@ -207,8 +207,11 @@ class Subject:
 
     @property
     def file(self) -> str:
-        """Where the class stands."""
-        return getfile(self.component.cls)
+        """Where the class stands; "" for one of a notebook."""
+        try:
+            return getfile(self.component.cls)
+        except (OSError, TypeError):
+            return ""
 
     def cases(self, masks: Sequence[str] = MASKS, sizes: Sequence[tuple[int, int, int]] = SIZES) -> list[Case]:
         """Return the cases of these kinds of mask that the component is to hold in, the smallest first."""

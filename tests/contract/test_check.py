@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.contract import written_in
+from attnbench import ScoringFunction
+from attnbench.contract import check, written_in
 from attnbench.contract.findings import Finding, show_laws
 from attnbench.errors import UsageError
 from attnbench.registry import Registry
@@ -140,3 +141,25 @@ def test_check_takes_options(cli: Callable[..., Any]) -> None:
     said = cli("check", "date", "task.lines=400", "task.val_share=0.5", "--law", "splits")
     assert said.code == 0
     assert "200 val, 40 test" in said.out
+
+
+class Minus(ScoringFunction):
+    """Minus the dot product, NaN where it is small."""
+
+    def __init__(self, query_dim: int, key_dim: int) -> None:
+        super().__init__()
+        if query_dim != key_dim:
+            raise ValueError(f"of one width, not {query_dim} and {key_dim}")
+
+    def forward(self, query: Any, key: Any) -> Any:
+        return (query @ key.mT).log()
+
+
+@pytest.mark.parametrize("module", [__name__, "__main__"])
+def test_a_class_that_is_not_registered_is_checked(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Minus, "__module__", module)  # where a notebook's classes have no file
+    (runs,) = check(Minus, laws=["runs"])
+    assert runs.status == "broken"
+    assert "NaN" in runs.detail
+    with pytest.raises(TypeError, match=r"int, which is no attnbench\.Attention"):
+        check(int)
