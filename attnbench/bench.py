@@ -21,7 +21,16 @@ from attnbench.errors import UsageError, first_line, is_out_of_memory, nearest
 from attnbench.files import writable, write_text
 from attnbench.hosts.attend import attend
 from attnbench.interfaces import Attention, ScoringFunction
-from attnbench.measure import MODES, Call, available_memory, exponent, extra_memory, quartiles, time_in_turn
+from attnbench.measure import (
+    MODES,
+    Call,
+    available_memory,
+    exponent,
+    extra_memory,
+    kept_threads,
+    quartiles,
+    time_in_turn,
+)
 from attnbench.registry import Registry
 from attnbench.schema import fill, takes_score
 
@@ -143,6 +152,7 @@ REFERENCES: Mapping[str, Callable[[BenchConfig], nn.Module]] = {
 }
 
 
+@kept_threads()
 def run(
     registry: Registry,
     words: Sequence[str],

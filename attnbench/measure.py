@@ -9,8 +9,8 @@ import platform
 import resource
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -20,6 +20,16 @@ Call = Callable[[], None]
 MODES = ("forward", "forward+backward")
 #: How long one timing lasts at least, in seconds: a shorter call is repeated within it.
 LASTS = 0.02
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Leave torch's number of threads as it was."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def processor() -> str:

@@ -13,7 +13,7 @@ import torch
 from attnbench.answers import AttentionMap
 from attnbench.bench import Ours, forward_backward
 from attnbench.contract.findings import Finding
-from attnbench.measure import processor, time_in_turn
+from attnbench.measure import kept_threads, processor, time_in_turn
 from attnbench.registry import Registry
 from attnbench.reports import references
 from attnbench.reports.card import MULTIHEAD, Card, join
@@ -92,6 +92,7 @@ def unequal(cells: Sequence[Cell], beside: Sequence[Cell]) -> list[str]:
     return [f"{join(tasks)}: the references {what} than these arms" for what, tasks in found.items() if tasks]
 
 
+@kept_threads()
 def costs(folders: Mapping[str, Path], registry: Registry) -> dict[str, dict[int, float]]:
     """Time arms forward and backward, causal, in turn with multihead.
 

@@ -26,7 +26,7 @@ from attnbench.config import Accelerator, OptimizerConfig, Part, Precision, Trai
 from attnbench.errors import Interrupted, UsageError, first_line
 from attnbench.interfaces import Task
 from attnbench.loading import plugin_line
-from attnbench.measure import peak_memory, reset_peak_memory
+from attnbench.measure import kept_threads, peak_memory, reset_peak_memory
 from attnbench.registry import Registry
 from attnbench.reports.alignment import Alignment
 from attnbench.reports.attention import Pictures
@@ -69,6 +69,7 @@ class Prepared:
     logger: EventLog
 
 
+@kept_threads()
 def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[str], *, resume: bool = False) -> None:
     """Train, test, and leave a run folder that explains itself.
 
@@ -342,6 +343,7 @@ def resume(folder: Path, registry: Registry, overrides: list[str]) -> None:
     run(config, folder, registry, [*(earlier if isinstance(earlier, list) else []), *overrides], resume=True)
 
 
+@kept_threads()
 def evaluate(folder: Path, registry: Registry, overrides: list[str]) -> dict[str, float]:
     """Measure a run's best checkpoint on the test split of its data, or of other data by overrides.
 

@@ -36,6 +36,12 @@ def test_it_prints_a_table_and_writes_json_and_a_picture(cli, tmp_path):
     assert result["config"]["dim"] == 8
 
 
+def test_torch_has_as_many_threads_afterwards(cli):
+    torch.set_num_threads(2)
+    assert cli("bench", *TINY, "attention=uniform", "reference=null", "threads=1").code == 0
+    assert torch.get_num_threads() == 2
+
+
 def test_rows_are_printed_the_cheapest_first_and_growth_with_its_uncertainty(cli, tmp_path):
     said = cli("bench", *TINY, "length=2,4,8", "attention=soft,multihead,ntm", "scoring=dot", "reference=torch_mha")
     assert said.code == 0, said.err

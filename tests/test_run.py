@@ -137,6 +137,13 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(cli, tmp_p
     assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
 
+def test_torch_has_as_many_threads_afterwards(cli):
+    torch.set_num_threads(2)
+    assert cli(*SMALL, "trainer.images=0", "trainer.threads=1", "hydra.run.dir=ran").code == 0
+    assert cli("evaluate", "ran").code == 0
+    assert torch.get_num_threads() == 2
+
+
 def test_subnormal_numbers_are_zero_in_training_and_numbers_again_after_it(cli, tmp_path, monkeypatch):
     seen, loss = [], Experiment.loss
 

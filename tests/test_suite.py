@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from attnbench import contract
@@ -315,7 +316,9 @@ def test_the_setting_of_a_task_goes_by_the_data_that_it_reads(tmp_path):
 
 def test_a_suite_on_the_command_line_ends_in_a_report(cli, tmp_path):
     words = ("suite", "attention=last", "suite=quick", "task=parity", *TINY)
+    torch.set_num_threads(2)
     said = cli(*words)
+    assert torch.get_num_threads() == 2
     assert said.code == 0, said.err
     assert "last" in said.out
     assert "parity: the references are left out: they ran with other options than these arms" in " ".join(

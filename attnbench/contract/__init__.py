@@ -28,6 +28,7 @@ from attnbench.contract.harness import Law, Subject
 from attnbench.contract.requirements import Broken, Skipped, first_words, line_called, line_in, require, root
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
+from attnbench.measure import kept_threads
 from attnbench.registry import Registry, current
 
 __all__ = [
@@ -151,6 +152,7 @@ def _is_broken(finding: Finding | None) -> bool:
     return finding is not None and finding.status == "broken"
 
 
+@kept_threads()
 def check_all(
     components: Iterable[Component],
     registry: Registry,

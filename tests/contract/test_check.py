@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from attnbench import ScoringFunction
 from attnbench.contract import check, written_in
@@ -14,7 +15,9 @@ from attnbench.registry import Registry
 
 
 def test_check_prints_a_table_and_exits_with_0_when_all_holds(cli: Callable[..., Any]) -> None:
+    torch.set_num_threads(2)
     said = cli("check", "dot", "last")
+    assert torch.get_num_threads() == 2
     assert said.code == 0
     assert "excused attention=last permutation: it takes the last key" in said.out
     assert "2 components" in said.out
