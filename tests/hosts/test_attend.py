@@ -49,6 +49,7 @@ def test_a_positional_scoring_function_learns_the_place_of_each_query():
         def __init__(self):
             super().__init__()
             self.score, self.out_dim = ByPlace(D, D), D
+            self.positional = self.score.positional
 
         def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):
             weights = self.score(query, key).softmax(-1)
