@@ -99,11 +99,6 @@ class Draws:
         return torch.from_numpy(chosen).gather(1, self.permutation(k))
 
 
-def torch_generator(seed: int, index: int = 0) -> torch.Generator:
-    """Return a generator of torch, seeded by (seed, index)."""
-    return torch.Generator().manual_seed(mixed(mixed(seed) + index) >> 1)
-
-
 def numpy_generator(seed: int, index: int = 0) -> np.random.Generator:
     """Return a generator of NumPy, seeded by (seed, index)."""
     return np.random.default_rng([seed, index])

@@ -169,18 +169,6 @@ def separation(groups: Sequence[Sequence[float]]) -> float | None:
     return between / within
 
 
-def best_of(values: Sequence[float], n: int) -> float:
-    """Return the expected best of n trials, without bias, from as many or more (Tang et al. 2020, arXiv:2004.13705).
-
-    Raises:
-        ValueError: there are fewer than n.
-    """
-    if not 1 <= n <= len(values):
-        raise ValueError(f"the best of {n} trials needs as many values, not {len(values)}")
-    total = math.comb(len(values), n)
-    return sum(value * math.comb(rank, n - 1) / total for rank, value in enumerate(sorted(values)))
-
-
 def compare(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
     """Compare two samples, {seed: value}, by the paired t-test on their common seeds.
 

@@ -1,6 +1,5 @@
 """Worked numbers, and scipy for a reference."""
 
-import itertools
 import math
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from attnbench.reports.statistics import (
-    best_of,
     better,
     compare,
     holm,
@@ -108,15 +106,6 @@ def test_separation_is_the_spread_of_means_over_that_of_seeds():
     assert separation([[0.0, 0.0], [1.0, 1.0]]) == math.inf
     assert separation([[1.0, 1.0], [1.0, 1.0]]) is None
     assert separation([[1.0], [0.0]]) is None
-
-
-def test_the_expected_best_is_the_mean_over_all_choices():
-    values = [0.3, 0.9, 0.5, 0.7]
-
-    for n in (1, 2, 3, 4):
-        assert best_of(values, n) == pytest.approx(np.mean([max(c) for c in itertools.combinations(values, n)]))
-    with pytest.raises(ValueError, match="needs as many"):
-        best_of(values, 5)
 
 
 def test_the_interval_of_many_normal_values_is_that_of_the_normal_law():
