@@ -1,7 +1,6 @@
 """Random numbers of example i that are a function of (seed, i) alone: data made when asked for, the same everywhere.
 
-No state is carried from one example to the next, so that order, batch size, workers and resumed runs change nothing,
-and Python's `hash`, which differs between versions, is not used.
+No state is carried from one example to the next, so that order, batch size, workers and resumed runs change nothing.
 """
 
 from __future__ import annotations

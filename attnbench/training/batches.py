@@ -108,6 +108,7 @@ class TrainSampler(Sampler[list[int]]):
 
     def _order(self, number: int, size: int) -> Tensor:
         """Shuffle a pass: examples, and where they have lengths, steps of examples of like length."""
+        # the hash of a pair of integers, unlike that of a text, is the same in every process and Python from 3.8 on
         generator = torch.Generator().manual_seed(hash((self.seed, number)) % 2**63)
         order = torch.randperm(size, generator=generator)
         if self.lengths is None:

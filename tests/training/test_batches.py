@@ -31,6 +31,10 @@ def test_passes_differ_and_seeds_differ():
     assert one != steps(TrainSampler(100, 10, 1, 1, None), 1)
 
 
+def test_the_order_of_today_is_that_of_tomorrow():
+    assert steps(TrainSampler(9, 3, 1, 7, None), 3)[6:] == [[3, 5, 6], [0, 2, 8], [7, 1, 4]]
+
+
 def test_a_round_is_the_same_whether_or_not_the_rounds_before_it_were_read():
     fresh = TrainSampler(100, 8, 1, 0, 5)
     fresh.set_epoch(3)
