@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.prefix import widen
 from attnbench.shapes import BKD, BKV, BQD, Context, Mask, State
 
 
@@ -66,9 +67,10 @@ class Channel(Attention):
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Gate the mean so far."""
-        one = value.new_ones(value.shape[0], 1, 1)
-        total, count = (value, one) if state is None else (state[0] + value, state[1] + one)
-        return self.gate(query, total / count), (total, count)
+        wide = widen(value)  # bfloat16 counts to 256
+        one = wide.new_ones(len(wide), 1, 1)
+        total, count = (wide, one) if state is None else (state[0] + wide, state[1] + one)
+        return self.gate(query, (total / count).to(value.dtype)), (total, count)
 
 
 @hookimpl

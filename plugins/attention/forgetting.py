@@ -89,8 +89,9 @@ class Forgetting(Attention):
             return self.out_proj(merge_heads(heads)), None
         mask = causal_mask(mask, query, causal)
         scores = self.score(q, k)
-        scores = (scores.to(fade.dtype) + fade.unsqueeze(-2)).to(scores.dtype)
-        weights = masked_softmax(scores, None if mask is None else mask.unsqueeze(1))
+        most = torch.finfo(scores.dtype).max  # float16's is soon exceeded
+        faded = scores.clamp(-most, most).to(fade.dtype) + fade.unsqueeze(-2)
+        weights = masked_softmax(faded, None if mask is None else mask.unsqueeze(1)).to(v.dtype)
         return self.out_proj(merge_heads(weights @ v)), weights if need_weights else None
 
     def cumulated(self, key: Float[Tensor, "B K Dk"], mask: Bool[Tensor, "B #Q K"] | None) -> Float[Tensor, "B H K"]:

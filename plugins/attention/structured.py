@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attnbench import Attention, Register, causal_mask, hide_masked, hookimpl, masked_softmax
+from attnbench.prefix import widen
 from attnbench.shapes import BKD, BKV, BQD, Context, Look, Mask, State
 
 
@@ -98,14 +99,14 @@ class Structured(Attention):
 
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Add one key to the softmax of each hop."""
-        score_BrK = self.W2(torch.tanh(self.W1(key))).mT
+        score_BrK, wide = widen(self.W2(torch.tanh(self.W1(key)))).mT, widen(value)
         if state is None:
-            summed, total, largest = value.expand(-1, score_BrK.shape[1], -1), torch.ones_like(score_BrK), score_BrK
+            summed, total, largest = wide.expand(-1, score_BrK.shape[1], -1), torch.ones_like(score_BrK), score_BrK
         else:
             largest = torch.maximum(state[2], score_BrK)
             old, new = torch.exp(state[2] - largest), torch.exp(score_BrK - largest)
-            summed, total = old * state[0] + new * value, old * state[1] + new
-        return (summed / total).flatten(1).unsqueeze(1), (summed, total, largest)
+            summed, total = old * state[0] + new * wide, old * state[1] + new
+        return (summed / total).to(value.dtype).flatten(1).unsqueeze(1), (summed, total, largest)
 
 
 @hookimpl
