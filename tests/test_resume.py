@@ -33,37 +33,44 @@ def _signals_as_a_terminal_sets_them():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_stopped_by_ctrl_c_or_killed_resumes_to_the_result_it_would_have_had(cli, tmp_path, number):
+def test_a_run_stopped_by_ctrl_c_or_killed_resumes_to_the_result_it_would_have_had(cli, tmp_path):
     # hard draws noise as it trains
     arguments = ["attention=hard", "task.lines=600", "trainer.val_every=20", "trainer.images=0"]
     arguments.append("trainer.max_steps=240")  # so many that a busy machine has not done them all when the signal comes
     assert cli(*arguments, "hydra.run.dir=whole").code == 0
-    command = [*HEEDING, *arguments, "hydra.run.dir=cut"]
+    whole = result_of(tmp_path / "whole")
+    for number, name in ((signal.SIGINT, "stopped"), (signal.SIGKILL, "killed")):
+        code, said = cut_off([*arguments, f"hydra.run.dir={name}"], tmp_path, number)
+        cut = result_of(tmp_path / name)
+        if number == signal.SIGINT:
+            assert code == 130
+            assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said
+            assert cut["status"] == "interrupted"
+            assert 40 <= cut["steps"] < whole["steps"]
+        else:
+            assert cut["status"] == "running"
+            says = "unfinished: interrupted; resume with: python -m attnbench resume=killed"
+            assert says in cli("compare", "killed").err
+        assert cli(f"resume={name}").code == 0
+        assert same(weights_of(tmp_path / name), weights_of(tmp_path / "whole"))
+        resumed = result_of(tmp_path / name)
+        assert resumed["metrics"] == whole["metrics"]
+        for measure in ("status", "steps", "examples_seen"):
+            assert resumed[measure] == whole[measure]
+        steps = [[event.step for event in events(tmp_path / f).Scalars("val/loss")] for f in (name, "whole")]
+        assert steps[0] == steps[1]
+
+
+def cut_off(arguments, folder, number):
+    """Send a run the signal after its second validation; return its exit code and what it said."""
     said = ""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen([*HEEDING, *arguments], stderr=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stderr is not None
         for line in process.stderr:
             said += line
             if line.startswith("step  40/240") and said.count(line) == 1:  # the checkpoint of step 20 is there
                 process.send_signal(number)  # once: a line that Ctrl-C cuts off is written again
-    cut = result_of(tmp_path / "cut")
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert "attnbench: interrupted; to go on: python -m attnbench resume=" in said
-        assert cut["status"] == "interrupted"
-        assert 40 <= cut["steps"] < result_of(tmp_path / "whole")["steps"]
-    else:
-        assert cut["status"] == "running"
-        assert "unfinished: interrupted; resume with: python -m attnbench resume=cut" in cli("compare", "cut").err
-    assert cli("resume=cut").code == 0
-    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
-    resumed, whole = result_of(tmp_path / "cut"), result_of(tmp_path / "whole")
-    assert resumed["metrics"] == whole["metrics"]
-    for measure in ("status", "steps", "examples_seen"):
-        assert resumed[measure] == whole[measure]
-    steps = [[event.step for event in events(tmp_path / name).Scalars("val/loss")] for name in ("cut", "whole")]
-    assert steps[0] == steps[1]
+    return process.returncode, said
 
 
 def test_a_killed_run_whose_resume_ends_before_it_begins_is_running_no_more(cli, tmp_path, monkeypatch):
