@@ -183,7 +183,7 @@ def type_name(hint: Any) -> str:
 def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
     """Translate what OmegaConf does not know: Literal of words -> Enum, tuple[X, ...] -> list[X]."""
     where = f"{cls.__name__}'s option '{option.name}'"
-    kind, default = _without_none(option.type), option.default
+    kind, default = without_none(option.type), option.default
     optional = kind is not option.type
     inner = get_args(kind)
     if get_origin(kind) is Literal:
@@ -200,7 +200,7 @@ def _config_type(option: Option, cls: type) -> tuple[Any, Any]:
     return (kind | None if optional else kind), default
 
 
-def _without_none(hint: Any) -> Any:
+def without_none(hint: Any) -> Any:
     """Return X of `X | None`, and any other type as it is."""
     arms = [arm for arm in get_args(hint) if arm is not type(None)]
     return arms[0] if get_origin(hint) in (Union, types.UnionType) and len(arms) == 1 else hint
@@ -238,7 +238,7 @@ def constructor_arguments(config: DictConfig | Mapping[str, Any], cls: type) -> 
     result = {}
     for option in options(cls):
         value = plain[option.name]
-        word = isinstance(value, Enum) and get_origin(_without_none(option.type)) is Literal
+        word = isinstance(value, Enum) and get_origin(without_none(option.type)) is Literal
         result[option.name] = value.name if word else tuple(value) if isinstance(value, list) else value
     return result
 

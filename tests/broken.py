@@ -333,6 +333,22 @@ class Misfactored(BilinearScore):
         return 2 * query @ self.W, key
 
 
+class Ignoring(Good):
+    """It takes a temperature, and does nothing with it."""
+
+    def __init__(self, query_dim: int, key_dim: int, value_dim: int, *, temperature: float = 1.0) -> None:
+        super().__init__(query_dim, key_dim, value_dim)
+        self.temperature = temperature
+
+
+class Strided(Good):
+    """It reads the numbers of the values as they lie in memory, as if they lay side by side."""
+
+    def mix(self, weights: Tensor, value: Tensor, query: Tensor) -> Tensor:
+        B, K, Dv = value.shape
+        return weights @ value.as_strided((B, K, Dv), (K * Dv, Dv, 1))
+
+
 class Unprepared(BilinearScore):
     """Of keys that are prepared it takes another score."""
 
@@ -340,60 +356,6 @@ class Unprepared(BilinearScore):
 
     def prepare(self, key: Tensor) -> Any:
         return lambda query: super(Unprepared, self).forward(query, 2 * key)
-
-
-class Reseeding(Good):
-    """Its constructor seeds torch: all seeds of a run have the same draws from there on."""
-
-    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
-        torch.manual_seed(0)
-        super().__init__(query_dim, key_dim, value_dim)
-
-
-class Hasty(Good):
-    """In training its queries are divided by their deviation over time, the future included."""
-
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        by = query.std(dim=1, keepdim=True) + 0.1 if self.training and query.shape[1] > 1 else 1.0
-        return super().scores(query / by, key)
-
-
-class Losing(Good):
-    """A running mean of its keys is not saved."""
-
-    def __init__(self, query_dim: int, key_dim: int, value_dim: int) -> None:
-        super().__init__(query_dim, key_dim, value_dim)
-        self.register_buffer("mean", torch.zeros(key_dim), persistent=False)
-
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        if self.training:
-            self.mean.lerp_(key.detach().mean(dim=(0, 1)), 0.1)
-        return super().scores(query, key - self.mean).square()
-
-
-class Hoarding(Good):
-    """Without gradients, scores of a key tensor that it has seen are taken from its memory, new weights or not."""
-
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return super().scores(query, key)
-        if getattr(self, "seen", (None,))[0] is not key:
-            self.seen = key, super().scores(query, key)
-        return self.seen[1]
-
-
-class Summing(Good):
-    """A running mean of all values so far, whose sum `step` adds to in its place."""
-
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        return 0.0 * super().scores(query, key)
-
-    def step(self, query: Tensor, key: Tensor, value: Tensor, state: Any = None) -> Any:
-        total, count = (value.clone(), torch.ones_like(value[..., :1])) if state is None else state
-        if state is not None:
-            total += value
-            count += 1
-        return total / count, (total, count)
 
 
 class Placeless(BilinearScore):
@@ -409,14 +371,6 @@ class Placeless(BilinearScore):
     factor = ScoringFunction.factor  # type: ignore[assignment]
 
 
-#: More of what a law must catch.
-ALSO_BROKEN: tuple[tuple[str, type[Any]], ...] = (
-    ("seed", Reseeding),
-    ("later", Hasty),
-    ("state_dict", Losing),
-    ("state_dict", Hoarding),
-    ("decoding", Summing),
-)
 BROKEN: Mapping[str, type[Any]] = {
     "declarations": Undeclared,
     "widths": Unnamed,
@@ -447,6 +401,8 @@ BROKEN: Mapping[str, type[Any]] = {
     "gradients": Detached,
     "parameters": Idle,
     "inputs_unwritten": Overwriting,
+    "layout": Strided,
+    "options": Ignoring,
     "extremes": Overflowing,
     "bad_masks": Lenient,
     "seed": Chancy,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def check(
     findings: dict[str, Finding] = {}
     causes: dict[str, str] = {}
     for name, law in known.items():
-        rests_on = () if name in ("declarations", "widths") else (ROOT, attention.AFTER.get(name, ""))
+        rests_on = () if name in ("declarations", "widths") else (ROOT, AFTER.get(name, ""))
         first = next((n for n in rests_on if _is_broken(findings.get(n))), None)
         if first is not None:
             findings[name] = Finding(name, "skipped", f"not tried, since '{first}' is broken")
@@ -144,8 +145,11 @@ def check(
     return list(findings.values())
 
 
+AFTER = {**attention.AFTER, **task.AFTER}
 #: The law that all others of scoring functions and attention modules rest on.
 ROOT = "runs"
+#: What differs from case to case in the words of one error: shapes and numbers.
+DETAIL = re.compile(r"\[[^\]]*\]|\d+")
 
 
 def _is_broken(finding: Finding | None) -> bool:
@@ -232,7 +236,8 @@ def _find(name: str, law: Law, subject: Subject) -> tuple[Finding, str]:
             line = line_in(subject.file, error)
             if isinstance(root(error), Broken):
                 return Finding(name, "broken", message, line or _defined(subject)), ""
-            return Finding(name, "broken", message, line or line_called(error)), f"{first_words(root(error))} {line}"
+            cause = DETAIL.sub("", first_words(root(error)))
+            return Finding(name, "broken", message, line or line_called(error)), f"{cause} {line}"
 
 
 def _defined(subject: Subject) -> str:

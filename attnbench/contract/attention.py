@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attnbench.contract import causality, compilers, masks, outputs, training
+from attnbench.contract import causality, compilers, masks, options, outputs, training
 from attnbench.contract.harness import Law
 
 IN_ATTENTION: tuple[Law, ...] = (
@@ -13,10 +13,12 @@ IN_ATTENTION: tuple[Law, ...] = (
     masks.empty_rows, masks.nothing, masks.masked_keys, masks.masked_nan, masks.padding, masks.bad_masks, masks.misfits,
     causality.causal, causality.later, causality.prefix, causality.prepared, causality.decoding,
     training.gradients, training.second_derivatives, training.forward_mode, training.parameters,
-    training.inputs_unwritten, training.seed, training.state_dict, training.copies,
+    training.inputs_unwritten, training.layout, training.seed, training.state_dict, training.copies,
     compilers.compiles, compilers.exports, compilers.meta,
 )  # fmt: skip
-LAWS: tuple[Law, ...] = (*IN_ATTENTION, outputs.mixing, masks.prefix_masks, training.penalty, outputs.scorings)
+LAWS: tuple[Law, ...] = (
+    *IN_ATTENTION, options.options, outputs.mixing, masks.prefix_masks, training.penalty, outputs.scorings
+)  # fmt: skip
 #: Laws that say nothing new once another is broken: they are not tried then.
 AFTER: Mapping[str, str] = {
     "empty_rows": "rows",
@@ -25,9 +27,10 @@ AFTER: Mapping[str, str] = {
     "padding": "masked_keys",
     "later": "masked_keys",
     "prefix": "causal",
-    "prepared": "need_weights",
-    "decoding": "causal",
+    "prepared": "prefix",
+    "decoding": "prefix",
     "second_derivatives": "gradients",
     "forward_mode": "gradients",
     "scorings": "need_weights",
+    "options": "decoding",
 }

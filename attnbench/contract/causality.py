@@ -12,13 +12,17 @@ from torch import Tensor
 
 from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs
 from attnbench.contract.harness import Subject, derivatives
-from attnbench.contract.requirements import agree, require, trying
+from attnbench.contract.outputs import both, decoded, rounded, steady
+from attnbench.contract.requirements import agree, differ, require, trying
 from attnbench.hosts import Unrolled, prepare_keys
 from attnbench.interfaces import Attention
 
-LARGEST = torch.finfo(torch.float64).max
+#: What later places are changed to, less what stood there.
+OTHERS = (3.0, 1e6, math.nan, math.inf, torch.finfo(torch.float64).max)
 #: Places at, before and behind the edges of chunks.
 EDGES = (0, 1, 15, 16, 17, 31, 32, 63, 64, 65, 127, 128, 129)
+#: The token at which decoding goes on a second time, from the state that it had then.
+BRANCH = 3
 ONE_QUERY = "it is called one query at a time, and sees what its caller hands it"
 
 
@@ -56,7 +60,7 @@ def later(subject: Subject) -> None:
             for training in (False, True):
                 torch.manual_seed(4)
                 context, _ = subject.attend(module.train(training), inputs, need)
-                for t, other in itertools.product(places, (3.0, math.nan, math.inf, LARGEST)[: 1 if training else 4]):
+                for t, other in itertools.product(places, (3.0,) if training else OTHERS):
                     past = (torch.arange(case.K, device=subject.device) < t).view(1, case.K, 1)
                     query, key, value = (
                         torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value)
@@ -79,6 +83,12 @@ def prefix(subject: Subject) -> str | None:
                 seen = inputs.first(t + 1)
                 query = seen.query if module.positional else seen.query[:, -1:]
                 last, weights = subject.attend(module, Inputs(query, seen.key, seen.value), need)
+                if not module.positional and differ(whole[:, t], last[:, -1]) is not None:
+                    every, _ = subject.attend(module, Inputs(seen.query, seen.key, seen.value), need)
+                    says = (
+                        "a query asked alone and asked behind others differ: it goes by places, say positional = True"
+                    )
+                    require(differ(whole[:, t], every[:, -1]) is not None, says)
                 agree(whole[:, t], last[:, -1], f"the context, against that of the last query over {t + 1} keys")
                 if weights is not None:
                     agree(matrix[:, :, t, : t + 1], weights[:, :, -1], "the weights, against those of the last query")
@@ -95,6 +105,11 @@ def prepared(subject: Subject) -> None:
             agree(contexts, context, "the context, against that of all queries at once")
             if weights is not None:
                 agree(rows, weights, "the weights, against those of all queries at once")
+            first = prepare_keys(module, inputs.key, inputs.value, inputs.mask)
+            prepare_keys(module, -inputs.key, -inputs.value, inputs.mask)
+            agree(
+                first(inputs.query[:, :1], Unrolled())[0], context[:, :1], "the context, once other keys are prepared"
+            )
             pairs = zip(
                 derivatives(subject, module, inputs, need),
                 derivatives(subject, module, inputs, need, call=one_by_one),
@@ -116,17 +131,27 @@ def one_by_one(module: Attention, inputs: Inputs, need_weights: bool) -> tuple[T
     return torch.cat(contexts, dim=1), torch.cat(rows, dim=2) if rows else None
 
 
+def _counts(subject: Subject) -> None:
+    """Decode 300 tokens in bfloat16, which counts to 256, of values around 3, whose sum grows."""
+    case = Case(1, 300, 300, "causal=True")
+    with trying("bfloat16, 300 steps, against the causal form in float64"), torch.no_grad():
+        (narrow, inputs), (wide, exact) = both(subject, case, torch.bfloat16, 3.0)
+        rounded(decoded(narrow, inputs), subject.attend(wide, exact, False)[0], torch.bfloat16)
+
+
 def decoding(subject: Subject) -> str | None:
     """`step`, token by token, is the causal form, and holds state_size(t) numbers of each example."""
-    N = 70 if subject.prefix else 20
+    own = subject.cls.step is not Attention.step and not subject.cls.recurrent
+    N = 70 if own else 20
     case = Case(2, N, N, "causal" if subject.cls.recurrent else "causal=True")
     module, inputs = subject.make(), subject.inputs(case)
     whole, _ = subject.attend(module, inputs) if subject.cls.recurrent else subject.attend(module, inputs, False)
-    state, unsaid = None, False
+    state, held, unsaid = None, None, False
     with torch.no_grad():
         for t in range(N):
             with trying(f"B=2, step {t}"):
                 now = slice(t, t + 1)
+                held = state if t == BRANCH else held
                 handed = None if state is None else [x.clone() for x in state]
                 context, after = module.step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], state)
                 kept = handed is None or all(map(torch.equal, handed, state))
@@ -145,5 +170,15 @@ def decoding(subject: Subject) -> str | None:
                 if size is not None:
                     says = f"state_size({t + 1}) is {size}, and it holds {numbers // case.B} numbers"
                     require(numbers == size * case.B, says)
-    held = f"it holds {numbers // case.B} numbers after {N} tokens"
-    return f"{held}, and does not say its state_size" if unsaid else held
+        with trying(f"B=2, step {BRANCH} from the state before it, after step {N - 1}"):
+            now = slice(BRANCH, BRANCH + 1)
+            context, _ = module.train().step(inputs.query[:, now], inputs.key[:, now], inputs.value[:, now], held)
+            require(module.training, "`step` leaves the module in evaluation")
+            if steady(subject):
+                agree(
+                    context, whole[:, now], "the context: go on from the state that is handed, keep none in the module"
+                )
+    if own and torch.bfloat16 in subject.dtypes:
+        _counts(subject)
+    holds = f"it holds {numbers // case.B} numbers after {N} tokens"
+    return f"{holds}, and does not say its state_size" if unsaid else holds

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from attnbench.contract.harness import Subject
-from attnbench.contract.requirements import agree, require, trying
+from attnbench.contract.requirements import Broken, agree, require, trying
 
 
 @contextlib.contextmanager
@@ -68,11 +68,23 @@ def exports(subject: Subject) -> None:
         if subject.cls.recurrent:
             shapes["previous"] = {0: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         with trying(f"{case} exported"), _silence():
-            program = torch.export.export(module, args, options, dynamic_shapes=shapes).module()
+            program = _exported(module, args, options, shapes)
             agree(program(*args, **options)[0], module(*args, **options)[0], "the context", torch.float32)
             longer = others[case.partition("mask=")[2]]
             if not subject.cls.recurrent:
                 agree(program(*longer, **options)[0], module(*longer, **options)[0], "longer", torch.float32)
+
+
+def _exported(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], shapes: dict[str, Any]) -> nn.Module:
+    try:
+        # sizes that are symbols miss the cache of shapes, and cost twice the time with it
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            return torch.export.export(module, args, options, dynamic_shapes=shapes).module()
+    except Exception as error:
+        if "Constraints violated" not in str(error):
+            raise
+        cure = "write x.shape[0] for len(x), and no Python `if` or `for` on a size"
+        raise Broken(f"it takes a size for a fixed number: {cure}") from None
 
 
 def meta(subject: Subject) -> None:

@@ -66,7 +66,7 @@ def masked_keys(subject: Subject) -> None:
                 visible = earlier.any(dim=1).unsqueeze(-1)
                 changed = replace(
                     inputs,
-                    key=torch.where(visible, inputs.key, 7 - inputs.key),
+                    key=torch.where(visible, inputs.key, 1e6 * inputs.key),
                     value=torch.where(visible, inputs.value, 7 - inputs.value),
                 )
                 again, _ = subject.attend(module, changed, need)

@@ -14,24 +14,31 @@ from attnbench.contract.cases import MASKS, SAID, SIZES, Case, Inputs, cases
 from attnbench.contract.harness import Subject, derivatives
 from attnbench.contract.requirements import (
     DTYPES,
+    TOLERANCE,
     Broken,
     agree,
+    differ,
     distribution,
     finite,
     require,
     trying,
     unseen,
 )
+from attnbench.errors import UsageError
 from attnbench.interfaces import Attention
 from attnbench.schema import takes_score
 
 
 def runs(subject: Subject) -> None:
-    """It can be called, and what it returns is finite."""
+    """It can be called, what it returns is finite, and in evaluation a second call returns the same."""
     for case, need in itertools.product(cases(["none"], SIZES[:1] + SIZES[4:5]), subject.paths):
         with trying(f"{case} need_weights={need}"):
-            context, weights = subject.attend(subject.make(torch.float32), subject.inputs(case, torch.float32), need)
+            module, inputs = subject.make(torch.float32), subject.inputs(case, torch.float32)
+            context, weights = subject.attend(module, inputs, need)
             finite([context] if weights is None else [context, weights], "the output")
+            same = differ(subject.attend(module, inputs, need)[0], context, torch.float32)
+            cure = "draw in the constructor, into a buffer; F.dropout takes training=self.training"
+            require(same is None, f"a second call in evaluation returns something else, {same}: {cure}")
 
 
 def widths(subject: Subject) -> None:
@@ -44,6 +51,15 @@ def widths(subject: Subject) -> None:
         require("100" in str(error) and "20" in str(error), f"it does not name both widths: {error}")
     else:
         require(isinstance(module.out_dim, int), f"out_dim is an int, not {module.out_dim!r}")
+    for wide in ((20, 20, 20), (100, 20, 6)):
+        try:
+            module = subject.make(widths=wide)
+        except (ValueError, UsageError):
+            continue
+        slopes = derivatives(subject, module, subject.inputs(Case(2, 3, 5, "none"), widths=wide))[:3]
+        for what, slope in zip(("query", "key", "value"), slopes, strict=True):
+            idle = (slope == 0).all(dim=0).all(dim=0).nonzero().flatten().tolist() if slope.any() else []
+            require(not idle, f"of the widths {wide}, coordinates {idle[:5]} of a {what} change nothing")
 
 
 def shapes(subject: Subject) -> None:
@@ -121,16 +137,25 @@ def permutation(subject: Subject) -> None:
 
 
 def examples(subject: Subject) -> None:
-    """An example's context does not depend on the others in its batch."""
-    for case, need in itertools.product(subject.cases((*MASKS, "causal=True"), SIZES[3:]), subject.paths):
-        module, inputs = subject.make(), subject.inputs(case)
-        with trying(f"{case} need_weights={need}"):
+    """An example's context does not depend on the others in its batch, in training too where that draws nothing."""
+    every = [(case, False) for case in subject.cases((*MASKS, "causal=True"), SIZES[3:])]
+    every += [(case, False) for case in subject.cases(("padding",), [(33, 2, 3)])]
+    every += [(case, True) for case in subject.cases(("none",), SIZES[4:5]) if steady(subject)]
+    for (case, training), need in itertools.product(every, subject.paths):
+        module, inputs = subject.make().train(training), subject.inputs(case)
+        with trying(f"{case} need_weights={need}{' in training' * training}"):
             together, _ = subject.attend(module, inputs, need)
             for b in range(case.B):
                 one = slice(b, b + 1)
                 mask = None if inputs.mask is None else inputs.mask[one]
                 alone = Inputs(inputs.query[one], inputs.key[one], inputs.value[one], mask, inputs.causal)
                 agree(subject.attend(module, alone, need)[0], together[one], f"example {b} alone")
+
+
+def steady(subject: Subject) -> bool:
+    """Tell whether training draws nothing: two calls of one module return the same."""
+    module, inputs = subject.make().train(), subject.inputs(Case(2, 3, 5, "none"))
+    return differ(subject.attend(module, inputs)[0], subject.attend(module, inputs)[0]) is None
 
 
 def need_weights(subject: Subject) -> str | None:
@@ -164,16 +189,38 @@ def dtypes(subject: Subject) -> str | None:
     """float64, bfloat16 and float16 work where the device has them, and agree with float32 to their rounding."""
     every = subject.cases(("none", "padding", "causal=True"), SIZES[1:5:3])
     for case, dtype, need in itertools.product(every, subject.dtypes, subject.paths):
-        wide, narrow = subject.make(torch.float64), subject.make(dtype)
-        wide.load_state_dict(narrow.state_dict())  # the same rounded numbers in both
-        inputs = subject.inputs(case, dtype)
-        exact = replace(inputs, query=inputs.query.double(), key=inputs.key.double(), value=inputs.value.double())
         with trying(f"{case} {dtype} need_weights={need}"):
+            (narrow, inputs), (wide, exact) = both(subject, case, dtype)
             context, _ = subject.attend(narrow, inputs, need)
             require(context.dtype == dtype, f"the context is {context.dtype}")
             agree(context, subject.attend(wide, exact, need)[0], "the context, against float64", dtype)
+    long = [] if subject.cls.recurrent else subject.cases(("causal=True",), [(1, 300, 300)])
+    halves = [dtype for dtype in subject.dtypes if dtype.itemsize == 2]
+    for case, dtype, need in itertools.product(long, halves, subject.paths):
+        with trying(f"{case} {dtype} need_weights={need}"):
+            (narrow, inputs), (wide, exact) = both(subject, case, dtype, 3.0)
+            rounded(subject.attend(narrow, inputs, need)[0], subject.attend(wide, exact, need)[0], dtype)
     missing = [str(dtype) for dtype in DTYPES if dtype not in subject.dtypes]
     return f"not on {subject.device}: {', '.join(missing)}" if missing else None
+
+
+def both(
+    subject: Subject, case: Case, dtype: torch.dtype, mean: float = 0.0
+) -> tuple[tuple[Attention, Inputs], tuple[Attention, Inputs]]:
+    """Return a module with inputs in a number type, values around a mean, and the same rounded numbers in float64."""
+    narrow, wide, inputs = subject.make(dtype), subject.make(), subject.inputs(case, dtype)
+    wide.load_state_dict(narrow.state_dict())
+    inputs = replace(inputs, value=inputs.value + mean)
+    exact = replace(inputs, query=inputs.query.double(), key=inputs.key.double(), value=inputs.value.double())
+    return (narrow, inputs), (wide, exact)
+
+
+def rounded(context: Tensor, right: Tensor, dtype: torch.dtype) -> None:
+    """Require of a long context the rows of float64, but for a few, where a choice of keys falls otherwise."""
+    size = 1 + torch.maximum(right.abs(), right.square().mean().sqrt())  # sums that cancel keep their terms' error
+    off = ((context.double() - right).abs() > TOLERANCE[dtype] * size).any(dim=-1)
+    share = float(off.double().mean())
+    require(share <= 0.02, f"{share:.0%} of the rows are not those of float64: keep sums and places in float32")
 
 
 def autocast(subject: Subject) -> None:
@@ -198,6 +245,8 @@ def extremes(subject: Subject) -> None:
             context, weights = subject.attend(module, large, need)
             finite([context] if weights is None else [context, weights], "the output")
             if dtype == torch.float32:
+                if weights is not None:
+                    row(subject, weights, inputs.allowed(), dtype)
                 finite(derivatives(subject, module, large, need), "a gradient")
 
 

@@ -62,7 +62,14 @@ def places(subject: Subject) -> str | None:
     some, others = (torch.tensor(p, device=subject.device) for p in ([1, 4], [0, 2, 5]))
     with trying("places 1, 4 and 0, 2, 5 of 6"):
         part = score(inputs.query[:, some], inputs.key[:, others], some, others)
-        agree(part, score(inputs.query, inputs.key)[:, some][..., others], "the scores, against those of all six")
+        whole = score(inputs.query, inputs.key)
+        agree(part, whole[:, some][..., others], "the scores, against those of all six")
+        prepared = score.prepare(inputs.key)(inputs.query[:, 1:2], query_places=some[:1])
+        agree(prepared, whole[:, 1:2], "the scores of query 1 at its place, of keys that are prepared")
+    blocks = torch.stack([some, some + 1])
+    with trying("places of two blocks, 1, 4 and 2, 5, of 6 keys"):
+        part = score(inputs.query[0, blocks], inputs.key, blocks)
+        agree(part, whole[0, blocks], "the scores, against those of all six")
     for dtype in subject.dtypes:
         narrow = subject.inputs(Case(1, 6, 6, "none"), dtype)
         far = torch.arange(6, device=subject.device) + 1001

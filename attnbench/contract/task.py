@@ -9,6 +9,7 @@ import math
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,22 @@ from attnbench.contract.harness import (
     WeightlessAttention,
 )
 from attnbench.contract.requirements import agree, distribution, finite, require, trying
+from attnbench.errors import UsageError
 from attnbench.interfaces import Attention, Split, Task
 from attnbench.loading import Component
 from attnbench.registry import Registry
+from attnbench.sampling import Draws
 from attnbench.schema import takes_score
+from attnbench.sequences import NOWHERE
+from attnbench.tokens import TokenTask
 from attnbench.training.batches import first_examples
 
 F32 = torch.float32
 FRESH_EXAMPLES = 20_000  # of data without end, how many are compared with the other splits
 
 
-def _host(task: Task, kind: type[Attention] = PlainAttention) -> nn.Module:
-    torch.manual_seed(0)
+def _host(task: Task, kind: type[Attention] = PlainAttention, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     fill: Any = kind
 
     def make_attention(query_dim: int, key_dim: int, value_dim: int) -> Attention:
@@ -85,6 +90,22 @@ def splits(subject: Subject) -> str | None:
             require(not shared, f"{shared} of the {len(keys)} questions of {split} stand in {other} too")
         seen[split] = keys
     return ", ".join(f"{len(keys)} {split}" for split, keys in seen.items())
+
+
+def seeds(subject: Subject) -> None:
+    """Validation and test data are the same for every seed of a run; training data of `fresh` tasks are not."""
+    first, second = subject.prepared(), subject.prepared()
+    second.seed = first.seed + 1
+    second.prepare()
+    for split in ("train", "val", "test"):
+        same = all(map(torch.equal, _fields(_batch(first, split, 8)), _fields(_batch(second, split, 8))))
+        if split != "train":
+            require(same, f"{split} differs between task.seed = 0 and 1: runs are measured on different data")
+        elif first.fresh:
+            require(
+                not same,
+                "training data, drawn anew at each step, are the same for task.seed = 0 and 1: draw by self.seed",
+            )
 
 
 def workers(subject: Subject) -> None:
@@ -136,25 +157,86 @@ def batches(subject: Subject) -> None:
     """How examples are batched changes no measure: order is kept, a loss is a mean, metrics add up over batches."""
     task = subject.task
     data: Any = task.data("val")
-    forth, back = (_bytes(task.question(data[order])) for order in ([0, 1], [1, 0]))
-    require(forth == back[::-1], "data[[1, 0]] is not data[[0, 1]] the other way round")
+    split: Split
+    for split in ("val", "test"):
+        some: Any = task.data(split)
+        order = [i % len(some) for i in (3, 1, 4, 0)]
+        forth, back = (_bytes(task.question(some[asked])) for asked in (order, order[::-1]))
+        says = f"of '{split}', data[{order}] is not those examples in that order, or asked again they are others"
+        require(forth == back[::-1], says)
     with torch.no_grad():
         model = _host(task).eval()
-        once, twice = data[[0]], data[[0, 0]]
-        mean = task.evaluate(model, once, task.metrics())
-        says = "the loss of an example that is twice in a batch, against that of it alone"
-        agree(task.evaluate(model, twice, task.metrics()), mean, says, F32)
+        seven = [i % len(data) for i in range(7)]
+        parts = [data[seven], data[seven[:2]], data[seven[2:]]]
+        few, rest = (
+            n if (terms := task.terms(batch)) is None else terms for batch, n in zip(parts[1:], (2, 5), strict=True)
+        )
+        for what, measure in (("loss", task.loss), ("evaluate", lambda m, b: task.evaluate(m, b, task.metrics()))):
+            whole, first, second = (measure(model, batch).double() for batch in parts)
+            says = f"`{what}` of 7 examples, against the mean over examples, or over `terms`, of 2 and of 5 of them"
+            agree(whole, (few * first + rest * second) / (few + rest), says, F32)
         together, apart = task.metrics(), task.metrics()
         shared = [name for name, metric in together.items() if metric is apart[name]]
         require(not shared, f"`metrics` returns the same {', '.join(shared)} at each call: splits would add up")
-        task.evaluate(model, data[[0, 1, 2, 3]], together)
-        for part in ([0, 1, 2], [3]):
+        task.evaluate(model, data[seven[:4]], together)
+        for part in (seven[:3], seven[3:4]):
             task.evaluate(model, data[part], apart)
         require(not model.training, "`evaluate` leaves the model in training")
         for name, metric in together.items():
             if isinstance(value := metric.compute(), Tensor):
                 a, b = (x.nan_to_num(-1.0) for x in (apart[name].compute(), value))  # NaN of what none of them has
                 agree(a, b, f"{name} of four examples in batches of 3 and 1", F32)
+
+
+def tokens(subject: Subject) -> str | None:
+    """Of a next-token task the truth tells the target, its own place does not; slices and predict fit."""
+    task = subject.task
+    if not isinstance(task, TokenTask):
+        return "it is no next-token task"
+    batch = _batch(task, "val", 200)
+    own, target, truth = (x[batch.scored] for x in (batch.tokens, batch.targets, batch.truth))
+    require(not _tells(own, target), "the token that stands at a scored place tells its target: nothing is looked for")
+    found = batch.tokens.gather(1, batch.truth.clamp(min=0))[batch.scored]
+    known = truth != NOWHERE
+    if known.any():
+        says = "targets differ where the same token stands at the truth: truth is the place that holds the answer"
+        require(_tells(found[known], target[known]), says)
+    plain, *others = task.variants()
+    for name, other in zip(task.slices(), others, strict=True):
+        other.prepare()
+        same = all(map(torch.equal, *(one.generate(Draws(0, range(8)))[:3] for one in (plain, other))))
+        require(not same, f"the slice {name} has the same sequences as the task")
+    model = _host(task).eval()
+    for i in range(2):
+        place = int(batch.scored[i].nonzero()[0])
+        seen = batch.tokens[i : i + 1, : place + 1]
+        text = task.separator.join(map(task.label, seen[0].tolist()))
+        with torch.no_grad():
+            try:
+                encoded, answered = task.encode(text), task.predict(model, text).label
+            except UsageError as error:
+                return f"predict is not tried, for it refuses what labels write: {error}"
+            if encoded != seen[0].tolist():
+                return "predict is not tried, for labels do not write its tokens"
+            written = task.label(int(model(seen)[0, -1].argmax()))
+        require(answered.startswith(written), f"predict answers {answered!r} to {text!r}, and the model {written!r}")
+    return None
+
+
+def _tells(clue: Tensor, target: Tensor) -> bool:
+    """Tell whether equal clues have equal targets, of which there are several."""
+    pairs = set(zip(clue.tolist(), target.tolist(), strict=True))
+    return len({first for first, _ in pairs}) == len(pairs) and len({second for _, second in pairs}) > 1
+
+
+def restored(subject: Subject) -> None:
+    """What the model's state_dict keeps is all there is: loaded into another model, it has the same loss."""
+    task = subject.task
+    batch, model = _batch(task, "val", 4), _host(task).eval()
+    other = _host(task, seed=1).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        agree(task.loss(other, batch), task.loss(model, batch), "the loss of a reloaded model", F32)
 
 
 def maps(subject: Subject) -> str | None:
@@ -165,6 +247,12 @@ def maps(subject: Subject) -> str | None:
         for number, drawn in enumerate(maps):
             with trying(f"map {number}"):
                 _map(drawn)
+        data: Any = task.data("val")
+        for number, drawn in enumerate(maps if len(maps) == 3 else ()):
+            [alone] = task.maps(_host(task).eval(), data[[number]])
+            rows, columns = (min(x, y) for x, y in zip(drawn.weights.shape[1:], alone.weights.shape[1:], strict=True))
+            mine, other = (weights[:, :rows, :columns] for weights in (drawn.weights, alone.weights))
+            agree(mine, other, f"the weights of map {number}, against those of the example alone", F32)
         return None if maps else "it draws no maps"
 
 
@@ -233,6 +321,15 @@ def slots(subject: Subject) -> None:
                     require(not alike, "it is asked each query as if that were the first: hand it all queries so far")
 
 
+def _primary(task: Task, model: nn.Module, batch: Any) -> float:
+    metrics = task.metrics()
+    training = model.training
+    with torch.no_grad():
+        task.evaluate(model.eval(), batch, metrics)
+    model.train(training)
+    return float(metrics[task.primary].compute())
+
+
 def learns(subject: Subject) -> str:
     """The loss on one batch of eight falls when it is trained on again and again."""
     from attnbench.training.optimizer import make_optimizer
@@ -240,7 +337,7 @@ def learns(subject: Subject) -> str:
     task = subject.task
     model, batch = _host(task), _batch(task, "train", 8)
     optimizer = make_optimizer(model, OptimizerConfig(lr=1e-2))
-    losses = []
+    losses, before = [], _primary(task, model, batch)
     for _ in range(20):
         optimizer.zero_grad()
         loss = task.loss(model, batch)
@@ -248,6 +345,10 @@ def learns(subject: Subject) -> str:
         optimizer.step()
         losses.append(float(loss.detach()))
     require(losses[-1] < losses[0], f"after 20 steps it is {losses[-1]:.4g}, and it was {losses[0]:.4g}")
+    after = _primary(task, model, batch)
+    lost = before - after if task.mode == "max" else after - before
+    says = f"{task.primary} of that batch goes from {before:.4g} to {after:.4g} meanwhile, and mode={task.mode}"
+    require(lost <= 0.1 * abs(task.goal - before), says)
     return f"{losses[0]:.3g} -> {losses[-1]:.3g}"
 
 
@@ -282,4 +383,8 @@ def checkpoints(subject: Subject) -> None:
                     require(same, f"{tag} of {which}.ckpt is {value}, and the run measured {measured[tag]}")
 
 
-LAWS: tuple[Law, ...] = (splits, workers, metrics, batches, maps, decoding, slots, learns, checkpoints)
+LAWS: tuple[Law, ...] = (
+    splits, workers, metrics, batches, seeds, tokens, restored, maps, decoding, slots, learns, checkpoints
+)  # fmt: skip
+#: Laws that say nothing new once another is broken: they are not tried then.
+AFTER: Mapping[str, str] = {"seeds": "batches", "maps": "batches"}

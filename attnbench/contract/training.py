@@ -8,8 +8,10 @@ import itertools
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attnbench.contract.cases import MASKS, Case, Inputs
@@ -22,7 +24,9 @@ STEP = 1e-6
 
 def gradients(subject: Subject) -> None:
     """Gradients to the inputs and the parameters are those of finite differences."""
-    for case, need in itertools.product(subject.cases(("none", "random", "causal=True")), subject.paths):
+    every = subject.cases(("none", "random", "causal=True"))
+    every += subject.cases(("causal",), [(1, 1, 130) if subject.cls.recurrent else (1, 130, 130)])
+    for case, need in itertools.product(every, subject.paths):
         with trying(f"{case} need_weights={need}"):
             _first(subject, subject.inputs(case), need)
 
@@ -119,6 +123,9 @@ def parameters(subject: Subject) -> str | None:
     """Every parameter gets a gradient."""
     module, inputs = subject.make(), subject.inputs(Case(2, 3, 5, "none"))
     names = [name for name, _ in module.named_parameters()]
+    subject.attend(module, inputs)
+    later = ", ".join(name for name, _ in module.named_parameters() if name not in names)
+    require(not later, f"{later} comes with the first call, and no optimizer has it: make it in the constructor")
     with trying("B=2 Q=3 K=5"):
         for name, grad in zip(names, derivatives(subject, module, inputs)[3:], strict=True):
             require(bool((grad != 0).any()), f"the gradient of {name} is 0 everywhere")
@@ -127,15 +134,17 @@ def parameters(subject: Subject) -> str | None:
 
 
 def inputs_unwritten(subject: Subject) -> None:
-    """Query, key, value and mask are not written to."""
+    """Query, key, value and mask are not written to; nor, in evaluation, parameters and buffers."""
     for case, need in itertools.product(subject.cases((*MASKS, "empty", "causal=True")), subject.paths):
         module, inputs = subject.make(), subject.inputs(case)
         held = {"query": inputs.query, "key": inputs.key, "value": inputs.value, "mask": inputs.mask}
+        held |= dict(module.named_parameters()) | dict(module.named_buffers())
         copies = {name: None if x is None else x.clone() for name, x in held.items()}
         with trying(f"{case} need_weights={need}"):
             subject.attend(module, inputs, need)
+            held |= dict(module.named_parameters()) | dict(module.named_buffers())
             for name, x in held.items():
-                before = copies[name]
+                before = copies.get(name)
                 require(x is None or before is None or torch.equal(x, before), f"{name} is written to")
 
 
@@ -158,6 +167,9 @@ def state_dict(subject: Subject) -> None:
     """What state_dict keeps is all there is: of a module that was trained, loaded into one that was called before."""
     inputs = subject.inputs(Case(2, 3, 5, "none"))
     module, other = subject.make(seed=0), subject.make(seed=1)
+    parts = {name: vars(part) for name, part in module.named_modules()}
+    loose = [f"{n}.{key}".strip(".") for n, part in parts.items() for key, x in part.items() if isinstance(x, Tensor)]
+    require(not loose, f"{', '.join(loose)}: a tensor neither saved nor moved with the module: use register_buffer")
     subject.attend(module.train(), inputs)
     buffer = io.BytesIO()
     torch.save(module.eval().state_dict(), buffer)
@@ -166,6 +178,24 @@ def state_dict(subject: Subject) -> None:
         subject.attend(other, inputs)
         other.load_state_dict(torch.load(buffer, weights_only=True))
         agree(subject.attend(other, inputs)[0], subject.attend(module, inputs)[0], "B=2 Q=3 K=5: a reloaded module")
+
+
+def layout(subject: Subject) -> None:
+    """How the inputs lie in memory changes nothing: transposed, cut out of larger ones, one example expanded."""
+    for case, need in itertools.product(subject.cases(("none", "causal=True"), [(2, 3, 3)]), subject.paths):
+        module, inputs = subject.make(), subject.inputs(case)
+        one = replace(inputs, query=inputs.query[:1], key=inputs.key[:1], value=inputs.value[:1])
+        ways: dict[str, tuple[Inputs, Callable[[Tensor], Tensor]]] = {
+            "transposed": (inputs, lambda x: x.mT.contiguous().mT),
+            "with the length first": (inputs, lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)),
+            "cut out of a larger one": (inputs, lambda x: F.pad(x, (1, 2, 1, 1))[:, 1:-1, 1:-2]),
+            "expanded": (one, lambda x: x.expand(2, -1, -1)),
+        }
+        for what, (plain, lay) in ways.items():
+            with trying(f"{case} need_weights={need}, inputs {what}"):
+                laid = replace(plain, query=lay(plain.query), key=lay(plain.key), value=lay(plain.value))
+                expected = subject.attend(module, plain, need)[0].expand(2, -1, -1)
+                agree(subject.attend(module, laid, need)[0], expected, "the context")
 
 
 def copies(subject: Subject) -> None:
@@ -191,6 +221,9 @@ def penalty(subject: Subject) -> str | None:
     require(number is not None and number.shape == (), "it is not a scalar")
     assert number is not None
     finite([number], "it")
+    twice = module.penalty(torch.cat([weights, weights]))
+    assert twice is not None
+    agree(twice, number, "of a batch twice over, whose mean is the same")
     slopes = torch.autograd.grad(number, list(module.parameters()), allow_unused=True)
     require(any(slope is not None and bool((slope != 0).any()) for slope in slopes), "no parameter gets its gradient")
     return None

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
+from looking import Alike, Beside, Look, Seen, Short
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -252,6 +253,71 @@ class Hopeless(Means):
     floor = -1.0
 
 
+class Noisy(Means):
+    """Its validation and test are altered at random when they are asked for."""
+
+    def data(self, split: Any) -> Dataset[Any]:
+        rows = super().data(split)
+
+        class Altered(Rows):
+            def __getitem__(self, indices: list[int]) -> Pair:
+                return Pair(self.x[indices] + torch.randn(5, 4), self.x[indices].mean(dim=(1, 2)))
+
+        return rows if split == "train" else Altered(rows.x)  # type: ignore[attr-defined]
+
+
+class Halved(Means):
+    """What it evaluates is the first half of a batch."""
+
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        loss = super().evaluate(model, batch, metrics)
+        kept = (len(batch.x) + 1) // 2
+        return self.loss(model, Pair(batch.x[:kept], batch.y[:kept])) + 0 * loss
+
+
+class Personal(Means):
+    """Each seed of a run has a test of its own."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.parts["test"] = torch.randn(10, 5, 4, generator=torch.Generator().manual_seed(10 + self.seed))
+
+
+class Deaf(Means):
+    """It draws its training data anew at each step, and all seeds of a run draw the same."""
+
+    fresh = True
+
+
+class Unsaved(Means):
+    """A layer of its model stands in a list, which saves nothing."""
+
+    def model(self, make_attention: Any) -> nn.Module:
+        model = Mean(make_attention)
+        model.layers = [nn.Linear(1, 1)]  # type: ignore[assignment]
+        return model
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        answer = model.layers[0](model(batch.x)[0].unsqueeze(1))  # type: ignore[index, operator]
+        return (answer.squeeze(1) - batch.y).square().mean()
+
+
+class Reversed(Means):
+    """Its maps are those of the batch from behind."""
+
+    def maps(self, model: nn.Module, batch: Any) -> list[AttentionMap]:
+        return super().maps(model, batch)[::-1]
+
+
+class Inverted(Means):
+    """Its error is larger where it is right."""
+
+    def evaluate(self, model: nn.Module, batch: Any, metrics: Any) -> Tensor:
+        loss = self.loss(model, batch)
+        metrics["error"].update(1 / (0.01 + loss.detach()), len(batch.x))
+        return loss
+
+
 class Blank(Means):
     excused: ClassVar[Mapping[str, str]] = {"splits": "  "}
 
@@ -262,6 +328,9 @@ BROKEN_TASKS: Mapping[str, type[Any]] = {
     "workers": Drifting,
     "metrics": Beyond,
     "batches": Unweighted,
+    "seeds": Personal,
+    "tokens": Seen,
+    "restored": Unsaved,
     "maps": Mislabelled,
     "decoding": Hasty,
     "slots": Demanding,
@@ -293,16 +362,30 @@ def test_a_grid_of_other_places_than_the_keys_breaks_the_law_of_maps(registry: R
         (Untrue, "slots", r"an attention that goes by places: the truth is \[1, 6\]"),
         (OneByOne, "slots", "hand it all queries so far"),
         (Hopeless, "metrics", "the goal 0.0 is no better than the floor -1.0"),
-        (Summed, "batches", "the loss of an example that is twice in a batch"),
+        (Summed, "batches", "`evaluate` of 7 examples, against the mean"),
+        (Halved, "batches", "`evaluate` of 7 examples, against the mean"),
+        (Noisy, "batches", "of 'val', .* asked again they are others"),
+        (Deaf, "seeds", "the same for task.seed = 0 and 1"),
+        (Reversed, "maps", "map 0, against those of the example alone"),
+        (Beside, "tokens", "truth is the place that holds the answer"),
+        (Alike, "tokens", "the slice longer has the same sequences as the task"),
+        (Short, "tokens", "predict answers"),
+        (Inverted, "learns", "error of that batch goes from"),
         (Waking, "batches", "leaves the model in training"),
         (Sharing, "batches", "the same error at each call"),
-        (Sorting, "batches", r"data\[\[1, 0\]\] is not data\[\[0, 1\]\]"),
+        (Sorting, "batches", r"data\[\[3, 1, 4, 0\]\] is not those examples in that order"),
     ],
 )
 def test_a_law_says_what_is_wrong_with_a_task(cls: type[Any], law: str, says: str, registry: Registry) -> None:
     finding = check(Component("task", "means", cls, __file__), registry, laws=[law])[0]
     assert finding.status == "broken"
     assert re.search(says, finding.detail), finding.detail
+
+
+def test_a_good_next_token_task_obeys_every_law(registry: Registry) -> None:
+    component = Component("task", "look", Look, __file__)
+    findings = check(component, Registry({**registry.components, ("task", "look"): component}))
+    assert not [finding for finding in findings if finding.status == "broken"]
 
 
 def test_a_task_is_checked_with_options_of_ones_own(registry: Registry) -> None:
