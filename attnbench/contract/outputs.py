@@ -84,8 +84,10 @@ def rows(subject: Subject) -> str | None:
     """Weights are zero where masked, in training too; not negative and in sum one, unless it is signed."""
     if not subject.cls.has_weights:
         return "it has no weights"
-    tried = [(torch.float32, True), *((dtype, False) for dtype in subject.dtypes)]
-    for case, (dtype, training) in itertools.product(subject.cases((*MASKS, *SAID)), tried):
+    kinds = (*MASKS, *SAID)
+    tried = [(case, torch.float32, training) for case in subject.cases(kinds) for training in (False, True)]
+    tried += [(case, dtype, False) for case in subject.cases(kinds, SIZES[::4]) for dtype in subject.dtypes]
+    for case, dtype, training in tried:
         inputs = subject.inputs(case, dtype)
         with trying(f"{case} {dtype} training={training}"):
             _, weights = subject.attend(subject.make(dtype).train(training), inputs)
