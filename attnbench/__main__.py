@@ -237,10 +237,13 @@ def new(registry: Registry, words: list[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="the word on the command line")
     parser.add_argument("--package", action="store_true", help="a project to install and share, not plugins/NAME.py")
     parser.add_argument("--tokens", action="store_true", help="a next-token task: a generator, and all else is there")
+    parser.add_argument("--like", metavar="WORD", help="begin as a copy of that component, such as gla")
     args = parser.parse_args(words)
     from attnbench import scaffold
 
-    plugin, *others = scaffold.new(registry, args.kind, args.name, package=args.package, tokens=args.tokens)
+    plugin, *others = scaffold.new(
+        registry, args.kind, args.name, package=args.package, tokens=args.tokens, like=args.like
+    )
     print(f"wrote {', '.join(map(str, (plugin, *others)))}")
     if args.package:
         print(f"next: cd {plugin.parent}; pip install -e '.[test]'; pytest")

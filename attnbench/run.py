@@ -119,10 +119,7 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
                 finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
             )
             if is_rank_zero():
-                split = "val" if config.part is Part.tuning else "test"
-                primary = f"{split}/{prepared.experiment.task.primary}"
-                where = folder if folder == Path.cwd() else os.path.relpath(folder)
-                print(f"{primary} {metrics[primary]:.4f}  {where}")
+                print(last_line(config, prepared.experiment.task, metrics, folder))
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             if isinstance(error, OSError) and error.errno and error.filename is None:
@@ -141,6 +138,14 @@ def run(config: DictConfig, folder: Path, registry: Registry, overrides: list[st
             if stopped:
                 raise Interrupted(str(folder)) from error
             raise
+
+
+def last_line(config: DictConfig, task: Task, metrics: dict[str, float], folder: Path) -> str:
+    """Return "test/accuracy 0.9700 (chance 0.0312)  runs/recall/..."."""
+    primary = f"{'val' if config.part is Part.tuning else 'test'}/{task.primary}"
+    chance = "" if task.floor is None else f" (chance {task.floor:.4g})"
+    where = folder if folder == Path.cwd() else os.path.relpath(folder)
+    return f"{primary} {metrics[primary]:.4f}{chance}  {where}"
 
 
 class Log(logging.FileHandler):

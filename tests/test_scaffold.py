@@ -1,6 +1,7 @@
 """What `new` writes works as written: found, typed, checked, trained; and nothing is overwritten."""
 
 import ast
+import inspect
 import json
 import shutil
 import subprocess
@@ -8,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from attnbench import scaffold
+from attnbench.errors import UsageError
+from attnbench.registry import Registry
+from attnbench.schema import options
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("scoring", "attention", "task")
@@ -168,6 +174,33 @@ def test_a_class_has_a_name_that_its_template_has_not(words, cli, tmp_path):
     assert len(classes) == len(set(classes)) and f"{words[1].capitalize()}{words[0].capitalize()}" in classes
 
 
+def test_a_plugin_that_is_like_another_differs_from_it_in_its_names_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry = Registry.load()
+    for component in [c for c in registry.components.values() if c.origin.endswith("(shipped)")]:
+        source = Path(inspect.getfile(component.cls))
+        name = f"my_{component.name}"
+        cls = "".join(word.capitalize() for word in name.split("_"))
+        if source.parent.name != component.kind:
+            with pytest.raises(UsageError, match=f"{source.name} is one of a folder's files"):
+                scaffold.new(registry, component.kind, name, like=component.name)
+            continue
+        (plugin,) = scaffold.new(registry, component.kind, name, like=component.name)
+        lines = zip(plugin.read_text().splitlines(), source.read_text().splitlines(), strict=True)
+        changed = {new.strip() for new, old in lines if new != old}
+        assert f'register("{name}", {cls})' in changed
+        assert all(cls in line or f"Contribute `{name}`." in line for line in changed)
+
+
+def test_a_copy_has_the_options_of_its_original_and_as_a_package_a_test_of_its_own_name(cli, tmp_path):
+    assert cli("new", "attention", "my_gla", "--like", "gla").code == 0
+    mine, original = (Registry.load().get("attention", name).cls for name in ("my_gla", "gla"))
+    assert options(mine) == options(original)
+    assert cli("new", "attention", "mine", "--like", "gla", "--package").code == 0
+    assert "attention=mine" in (tmp_path / "attnbench-mine/test_mine.py").read_text()
+    assert "class Mine(PrefixAttention)" in (tmp_path / "attnbench-mine/attnbench_mine.py").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -184,6 +217,8 @@ def test_a_class_has_a_name_that_its_template_has_not(words, cli, tmp_path):
         (["task", "task"], "has that file name; choose another name"),
         (["task", "there"], "new task there: plugins/there.py exists; move it, or choose another name"),
         (["task", "there", "--package"], "new task there: attnbench-there exists; move it, or choose another name"),
+        (["attention", "mine", "--like", "glla"], "attention=glla: no such attention; did you mean 'gla'?"),
+        (["task", "mine", "--like", "recall", "--tokens"], "new task mine: --tokens or --like recall, not both"),
         (["scoring"], "new: the following arguments are required: NAME; see python -m attnbench new --help"),
         (["scoring", "mine", "--packge"], "new: unrecognized arguments: --packge; did you mean '--package'?"),
     ],

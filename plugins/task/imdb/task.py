@@ -69,6 +69,7 @@ class Imdb(Task):
         "optimizer": {"name": "adamw", "lr": 4e-3, "weight_decay": 1e-3},
     }
     primary = "accuracy"
+    floor = 0.5
     excused = {"splits": "123 reviews stand in both splits of the data set, which stay as they are"}
 
     def __init__(
