@@ -83,7 +83,7 @@ def compare(registry: Registry, words: list[str]) -> None:
     parser.add_argument("--html", type=writable, metavar="FILE", help="write a page, with curves and pictures, too")
     args = parser.parse_args(words)
     from attnbench.reports import export, tables
-    from attnbench.reports.compare import printable, tabulate
+    from attnbench.reports.compare import tabulate
     from attnbench.reports.runs import read_all
 
     if args.runs and args.form not in ("csv", "json"):
@@ -99,10 +99,8 @@ def compare(registry: Registry, words: list[str]) -> None:
             runs, by=by, choose=choose, metric=args.metric, baseline=args.baseline, target=args.target
         )
     finally:
-        for entry in damaged:
-            print(printable(entry), file=sys.stderr)
-    for entry in unfit:
-        print(printable(entry), file=sys.stderr)
+        tables.tell_left_out(damaged)
+    tables.tell_left_out(unfit)
     left_out = [*damaged, *unfit]
     if args.form == "terminal":
         tables.show(compared)

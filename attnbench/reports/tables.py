@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnbench.reports.compare import Row, Table, printable
+from attnbench.reports.runs import LeftOut
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 NONE = "-"
+#: So many run folders that are left out are named one by one.
+NAMED = 5
 
 
 def _plain(value: float | None, sign: str = "") -> str:
@@ -252,3 +256,11 @@ def markdown(tables: Sequence[Table]) -> str:
         lines += [line(column.cell(row) for column in columns) for row in table.rows]
         lines += ["", *(f"- {note}" for note in (*table.notes, *remarks(table))), f"\n{method(table, columns)}\n"]
     return "\n".join(lines)
+
+
+def tell_left_out(entries: Sequence[LeftOut]) -> None:
+    """Name the first run folders that are in no table on standard error, and count the others."""
+    for entry in entries[:NAMED]:
+        print(printable(entry), file=sys.stderr)
+    if len(entries) > NAMED:
+        print(f"left out: {len(entries) - NAMED} more; compare --json names them all", file=sys.stderr)

@@ -245,6 +245,18 @@ def test_a_run_that_ended_early_is_listed_with_what_to_type(make_run, cli, statu
         assert said.err == "left out: runs/a folder/killed: unfinished: running\n"
 
 
+def test_of_many_that_are_left_out_the_first_are_named_and_json_names_all(make_run, cli):
+    make_run("soft", 0)
+    for number in range(7):
+        make_run("soft", 1, status="interrupted", folder=f"cut{number}")
+    said = cli("compare", ".")
+    assert [line.split(": ")[1] for line in said.err.splitlines()] == [
+        *(f"runs/cut{n}" for n in range(5)),
+        "2 more; compare --json names them all",
+    ]
+    assert len(json.loads(cli("compare", ".", "--json").out)["left_out"]) == 7
+
+
 def test_processor_seconds_stand_beside_those_on_the_clock(make_run, cli):
     for seed in range(2):
         make_run("soft", seed, train_seconds=20.0, train_cpu_seconds=17.0 + seed)
