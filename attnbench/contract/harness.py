@@ -269,13 +269,21 @@ class Subject:
         """The task, with its data prepared."""
         return self.prepared()
 
+    @cached_property
+    def lacking(self) -> list[str]:
+        """Why the task's data cannot be prepared here, once that has been tried: a download is not tried again."""
+        return []
+
     def prepared(self) -> Task:
         """Make the task anew and prepare its data."""
+        if self.lacking:
+            raise Skipped(self.lacking[0])
         task: Task = self.component.cls(**self.arguments)
         try:
             task.prepare()
         except (UsageError, OSError) as error:
-            raise Skipped(f"its data cannot be prepared here: {first_words(error)}") from error
+            self.lacking.append(f"its data cannot be prepared here: {first_words(error)}")
+            raise Skipped(self.lacking[0]) from error
         return task
 
     def construct(self, widths: Widths, score: MakeScore | None = None) -> Attention:
