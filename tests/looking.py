@@ -31,6 +31,15 @@ class Look(TokenTask):
         return Sequences(tokens, targets, truth >= 0, truth)
 
 
+class Sparse(Look):
+    """Of some rows nothing is asked."""
+
+    def generate(self, draws: Draws) -> Sequences:
+        made = super().generate(draws)
+        asked = made.scored & (made.tokens[:, :1] % 3 == 0)
+        return made._replace(scored=asked, truth=torch.where(asked, made.truth, -1))
+
+
 class Seen(Look):
     """The answer stands where it is asked."""
 

@@ -145,6 +145,7 @@ def check(
     return list(findings.values())
 
 
+#: Laws that are not tried once another is broken.
 AFTER = {**attention.AFTER, **task.AFTER}
 #: The law that all others of scoring functions and attention modules rest on.
 ROOT = "runs"

@@ -207,7 +207,7 @@ def tokens(subject: Subject) -> str | None:
         same = all(map(torch.equal, *(one.generate(Draws(0, range(8)))[:3] for one in (plain, other))))
         require(not same, f"the slice {name} has the same sequences as the task")
     model = _host(task).eval()
-    for i in range(2):
+    for i in batch.scored.any(dim=1).nonzero().flatten().tolist()[:2]:
         place = int(batch.scored[i].nonzero()[0])
         seen = batch.tokens[i : i + 1, : place + 1]
         text = task.separator.join(map(task.label, seen[0].tolist()))
@@ -240,7 +240,7 @@ def restored(subject: Subject) -> None:
 
 
 def maps(subject: Subject) -> str | None:
-    """Each map has a label for each row and column, and weights that are a distribution over the keys."""
+    """Each map has a label for each row and column; its weights, a distribution over the keys, are its example's."""
     task = subject.task
     with torch.no_grad():
         maps = task.maps(_host(task).eval(), _batch(task, "val", 3))
@@ -331,7 +331,7 @@ def _primary(task: Task, model: nn.Module, batch: Any) -> float:
 
 
 def learns(subject: Subject) -> str:
-    """The loss on one batch of eight falls when it is trained on again and again."""
+    """The loss on one batch of eight falls when it is trained on again and again, and its metric gets no worse."""
     from attnbench.training.optimizer import make_optimizer
 
     task = subject.task

@@ -120,7 +120,7 @@ def _close(measured: float, computed: float, what: str) -> None:
 
 
 def parameters(subject: Subject) -> str | None:
-    """Every parameter gets a gradient."""
+    """Every parameter is made by the constructor, and gets a gradient."""
     module, inputs = subject.make(), subject.inputs(Case(2, 3, 5, "none"))
     names = [name for name, _ in module.named_parameters()]
     subject.attend(module, inputs)

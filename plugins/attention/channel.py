@@ -68,7 +68,7 @@ class Channel(Attention):
     def step(self, query: BQD, key: BKD, value: BKV, state: State | None = None) -> tuple[Context, State]:
         """Gate the mean so far."""
         wide = widen(value)  # bfloat16 counts to 256
-        one = wide.new_ones(len(wide), 1, 1)
+        one = wide.new_ones(wide.shape[0], 1, 1)
         total, count = (wide, one) if state is None else (state[0] + wide, state[1] + one)
         return self.gate(query, (total / count).to(value.dtype)), (total, count)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
-from looking import Alike, Beside, Look, Seen, Short
+from looking import Alike, Beside, Look, Seen, Short, Sparse
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -382,8 +382,9 @@ def test_a_law_says_what_is_wrong_with_a_task(cls: type[Any], law: str, says: st
     assert re.search(says, finding.detail), finding.detail
 
 
-def test_a_good_next_token_task_obeys_every_law(registry: Registry) -> None:
-    component = Component("task", "look", Look, __file__)
+@pytest.mark.parametrize("cls", [Look, Sparse])
+def test_a_good_next_token_task_obeys_every_law(cls: type[Any], registry: Registry) -> None:
+    component = Component("task", "look", cls, __file__)
     findings = check(component, Registry({**registry.components, ("task", "look"): component}))
     assert not [finding for finding in findings if finding.status == "broken"]
 
