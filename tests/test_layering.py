@@ -139,10 +139,10 @@ def test_a_plugin_names_no_other_plugins_class_in_a_string(path):
     assert not words & others
 
 
-@pytest.mark.parametrize("command", ["--help", "list"])
-def test_a_light_command_imports_neither_lightning_nor_matplotlib(command):
+@pytest.mark.parametrize("words", ["--help", "list", "check dot --law runs"])
+def test_a_light_command_imports_neither_lightning_nor_matplotlib(words):
     program = (
-        f"import sys; sys.argv = ['attnbench', '{command}']; from attnbench.__main__ import main; main();"
+        f"import sys; sys.argv = ['attnbench', *{words.split()}]; from attnbench.__main__ import main; main();"
         "print('HEAVY', [name for name in ('pytorch_lightning', 'torchmetrics', 'matplotlib') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -43,6 +43,13 @@ class Inputs:
         return Inputs(query, key, value, self.mask, self.causal)
 
 
+def one_batch(several: Sequence[Inputs]) -> Inputs:
+    """Return inputs of the same lengths, one after the other in a batch."""
+    masks = [inputs.mask for inputs in several if inputs.mask is not None]
+    query, key, value = (torch.cat(parts) for parts in zip(*((x.query, x.key, x.value) for x in several), strict=True))
+    return Inputs(query, key, value, torch.cat(masks) if masks else None, several[0].causal)
+
+
 @dataclass(frozen=True)
 class Case:
     """A shape and a kind of mask, of `KINDS`."""

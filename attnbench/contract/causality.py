@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs
-from attnbench.contract.harness import Subject, derivatives
+from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs, one_batch
+from attnbench.contract.harness import Subject, differentiated
 from attnbench.contract.outputs import both, decoded, rounded, steady
 from attnbench.contract.requirements import agree, differ, require, trying
 from attnbench.hosts import Unrolled, prepare_keys
@@ -36,15 +36,12 @@ def causal(subject: Subject) -> str | None:
         module, inputs = subject.make(), subject.inputs(case)
         with trying(f"{case} need_weights={need}"):
             spelled = inputs.spelled()
-            context, weights = subject.attend(module, inputs, need)
-            expected, matrix = subject.attend(module, spelled, need)
+            context, weights, slopes = differentiated(subject, module, inputs, need)
+            expected, matrix, expected_slopes = differentiated(subject, module, spelled, need)
             agree(context, expected, "the context, against that of the mask spelled out")
             if weights is not None:
                 agree(weights, matrix, "the weights, against those of the mask spelled out")
-            pairs = zip(
-                derivatives(subject, module, inputs, need), derivatives(subject, module, spelled, need), strict=True
-            )
-            for a, b in pairs:
+            for a, b in zip(slopes, expected_slopes, strict=True):
                 agree(a, b, "a gradient, against that of the mask spelled out")
     return None
 
@@ -57,18 +54,27 @@ def later(subject: Subject) -> None:
     for (case, places), need in itertools.product((*short, *long), subject.paths):
         module, inputs = subject.make(), subject.inputs(case)
         with trying(f"{case} need_weights={need}"):
-            for training in (False, True):
-                torch.manual_seed(4)
-                context, _ = subject.attend(module.train(training), inputs, need)
-                for t, other in itertools.product(places, (3.0,) if training else OTHERS):
-                    past = (torch.arange(case.K, device=subject.device) < t).view(1, case.K, 1)
-                    query, key, value = (
-                        torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value)
-                    )
-                    torch.manual_seed(4)
-                    again, _ = subject.attend(module, replace(inputs, query=query, key=key, value=value), need)
-                    what = f"{'what comes' if other == 3.0 else other}{' in training' * training}"
-                    agree(again[:, :t], context[:, :t], f"the context before {t} sees {what} at {t} or later")
+            context, _ = subject.attend(module, inputs, need)
+            tried = list(itertools.product(places, OTHERS))
+            changed = one_batch([_changed(inputs, t, other) for t, other in tried])
+            each = subject.attend(module, changed, need)[0].chunk(len(tried))
+            for (t, other), again in zip(tried, each, strict=True):
+                what = "what comes" if other == OTHERS[0] else other
+                agree(again[:, :t], context[:, :t], f"the context before {t} sees {what} at {t} or later")
+            subject.seed(4)
+            context, _ = subject.attend(module.train(), inputs, need)
+            for t in places:
+                subject.seed(4)
+                again, _ = subject.attend(module, _changed(inputs, t, OTHERS[0]), need)
+                agree(
+                    again[:, :t], context[:, :t], f"the context before {t} sees what comes in training at {t} or later"
+                )
+
+
+def _changed(inputs: Inputs, t: int, other: float) -> Inputs:
+    past = (torch.arange(inputs.key.shape[1], device=inputs.key.device) < t).view(1, -1, 1)
+    query, key, value = (torch.where(past, x, other - x) for x in (inputs.query, inputs.key, inputs.value))
+    return replace(inputs, query=query, key=key, value=value)
 
 
 def prefix(subject: Subject) -> str | None:
@@ -100,8 +106,8 @@ def prepared(subject: Subject) -> None:
     for case, need in itertools.product(subject.cases(("none", "padding")), subject.paths):
         module, inputs = subject.make(), subject.inputs(case)
         with trying(f"{case} need_weights={need}"):
-            context, weights = subject.attend(module, inputs, need)
-            contexts, rows = one_by_one(module, inputs, need)
+            context, weights, slopes = differentiated(subject, module, inputs, need)
+            contexts, rows, slopes_of_rows = differentiated(subject, module, inputs, need, call=one_by_one)
             agree(contexts, context, "the context, against that of all queries at once")
             if weights is not None:
                 agree(rows, weights, "the weights, against those of all queries at once")
@@ -110,12 +116,7 @@ def prepared(subject: Subject) -> None:
             agree(
                 first(inputs.query[:, :1], Unrolled())[0], context[:, :1], "the context, once other keys are prepared"
             )
-            pairs = zip(
-                derivatives(subject, module, inputs, need),
-                derivatives(subject, module, inputs, need, call=one_by_one),
-                strict=True,
-            )
-            for a, b in pairs:
+            for a, b in zip(slopes, slopes_of_rows, strict=True):
                 agree(b, a, "a gradient, against that of all queries at once")
 
 

@@ -28,12 +28,17 @@ def _silence() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _calls(subject: Subject, keys: int, kinds: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-    """Yield calls of a module in float32, positional and keyword arguments, for so many keys."""
+def _calls(
+    subject: Subject, keys: int, kinds: Sequence[str], weighing: Sequence[str]
+) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Yield calls of a module in float32, positional and keyword arguments, for so many keys.
+
+    Those of the kinds that are `weighing` ask for weights: one compiler weighs where the other does not.
+    """
     B, Q, K = keys - 3, 1 if subject.cls.recurrent else keys - 2, keys
     for case in subject.cases(kinds, [(B, Q, K)]):
         inputs = subject.inputs(case, torch.float32)
-        options: dict[str, Any] = {"need_weights": subject.cls.has_weights}
+        options: dict[str, Any] = {"need_weights": subject.cls.has_weights and case.mask in weighing}
         if case.said:
             options["causal"] = True
         if subject.cls.recurrent:
@@ -45,10 +50,10 @@ def _calls(subject: Subject, keys: int, kinds: Sequence[str]) -> Iterator[tuple[
 def compiles(subject: Subject) -> None:
     """torch.compile takes it whole, causal too, without a break in the graph, and the output stays."""
     module: nn.Module = subject.make(torch.float32)
-    # the backward pass is traced in one of the two, which takes half of the time
+    # the backward pass is traced where a causal model is trained, which takes half of the time
     backends = {"padding": "aot_eager" if subject.cls.recurrent else "eager", "causal=True": "aot_eager"}
     for kind, backend in backends.items():
-        for case, args, options in _calls(subject, 5, [kind]):
+        for case, args, options in _calls(subject, 5, [kind], weighing=["padding"]):
             torch._dynamo.reset()
             whole = torch.compile(module, backend=backend, fullgraph=True, dynamic=False)
             with trying(f"{case} compiled"), _silence():
@@ -58,8 +63,9 @@ def compiles(subject: Subject) -> None:
 def exports(subject: Subject) -> None:
     """torch.export takes it, causal too, for batches and sequences of any length, and the output stays."""
     module: nn.Module = subject.make(torch.float32)
-    others = {case.partition("mask=")[2]: args for case, args, _ in _calls(subject, 7, ("padding", "causal=True"))}
-    for case, args, options in _calls(subject, 5, ("padding", "causal=True")):
+    kinds, weighing = ("padding", "causal=True"), ["causal=True"]
+    others = {case.partition("mask=")[2]: args for case, args, _ in _calls(subject, 7, kinds, weighing)}
+    for case, args, options in _calls(subject, 5, kinds, weighing):
         sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         query = {0: torch.export.Dim.DYNAMIC} if subject.cls.recurrent else sizes
         mask = None if args[3] is None else {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
@@ -90,7 +96,7 @@ def _exported(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any],
 def meta(subject: Subject) -> None:
     """On the meta device, where tensors have shapes and no numbers, it comes to the same shapes."""
     module: nn.Module = subject.make(torch.float32).to("meta")
-    for case, args, options in _calls(subject, 5, ("none", "padding", "causal=True")):
+    for case, args, options in _calls(subject, 5, kinds := ("none", "padding", "causal=True"), weighing=kinds):
         moved = [None if x is None else x.to("meta") for x in args]
         there = {name: x.to("meta") if isinstance(x, torch.Tensor) else x for name, x in options.items()}
         with trying(f"{case} on the meta device"):

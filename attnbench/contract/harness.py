@@ -195,6 +195,18 @@ class Subject:
         devices = range(torch.cuda.device_count()) if self.device != "cpu" else ()
         return torch.random.fork_rng(devices)
 
+    def seed(self, number: int) -> None:
+        """Seed what torch draws: on a CPU its generator alone, without the call stacks that torch keeps for a GPU."""
+        if self.device == "cpu":
+            torch.default_generator.manual_seed(number)
+        else:
+            torch.manual_seed(number)
+
+    @cached_property
+    def takes_score(self) -> bool:
+        """Whether the class is made with a scoring function."""
+        return takes_score(self.cls)
+
     @property
     def signed(self) -> bool:
         """Whether its weights are no distributions; those of a scoring function, in a softmax, are."""
@@ -293,19 +305,19 @@ class Subject:
         used: Any = self.component.cls if own else score or BilinearScore
         used = partial(used, **self.arguments) if own else used
         options = {} if own else self.arguments
-        module: Attention = kind(*widths, used, **options) if takes_score(kind) else kind(*widths, **options)
+        module: Attention = kind(*widths, used, **options) if self.takes_score else kind(*widths, **options)
         return module
 
     def make(
         self, dtype: torch.dtype = torch.float64, seed: int = 0, score: MakeScore | None = None, widths: Any = None
     ) -> Attention:
         """Make the module, in evaluation mode."""
-        torch.manual_seed(seed)
+        self.seed(seed)
         return self.construct(widths or self.widths, score).to(self.device, dtype).eval()
 
     def inputs(self, case: Case, dtype: torch.dtype = torch.float64, widths: Any = None) -> Inputs:
         """Make a case's inputs: the same each time, in every dtype."""
-        torch.manual_seed(1)
+        self.seed(1)
         query, key, value = (
             torch.randn(case.B, length, width, dtype=torch.float64).to(self.device, dtype)
             for length, width in zip((case.Q, case.K, case.K), widths or self.widths, strict=True)
@@ -366,10 +378,22 @@ def derivatives(
 
     The context is that of `subject.attend`, or of another such function, `call`.
     """
+    return differentiated(subject, module, inputs, need_weights, call)[2]
+
+
+def differentiated(
+    subject: Subject,
+    module: Attention,
+    inputs: Inputs,
+    need_weights: bool | None = None,
+    call: Callable[..., tuple[Tensor, Any]] | None = None,
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """Return the context, the weights and, as `derivatives`, the gradients, all of one call."""
     tracked = inputs.tracked()
-    context, _ = (call or subject.attend)(module, tracked, need_weights)
+    context, weights = (call or subject.attend)(module, tracked, need_weights)
     leaves = [tracked.query, tracked.key, tracked.value, *module.parameters()]
     if not context.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
+        return context, weights, [torch.zeros_like(leaf) for leaf in leaves]
     grads = torch.autograd.grad(context.square().sum(), leaves, allow_unused=True)
-    return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
+    slopes = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
+    return context, weights, slopes

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs
-from attnbench.contract.harness import Subject, derivatives
+from attnbench.contract.cases import LENGTHS, SAID, SIZES, Case, Inputs, one_batch
+from attnbench.contract.harness import Subject, differentiated
 from attnbench.contract.outputs import row
 from attnbench.contract.requirements import Broken, agree, finite, require, trying
 
@@ -26,12 +26,12 @@ def empty_rows(subject: Subject) -> None:
     for (widths, case, dtype), need in itertools.product(tried, subject.paths):
         module, inputs = subject.make(dtype, widths=widths), subject.inputs(case, dtype, widths)
         with trying(f"{case} widths={widths} {dtype} need_weights={need}"):
-            context, weights = subject.attend(module, inputs, need)
+            context, weights, slopes = differentiated(subject, module, inputs, need)
             nothing = ~inputs.allowed().any(dim=-1)
             require(bool((context[nothing] == 0).all()), "the context of a query that may attend nothing is not 0")
             if weights is not None:
                 row(subject, weights, inputs.allowed(), dtype)
-            finite(derivatives(subject, module, inputs, need), "a gradient")
+            finite(slopes, "a gradient")
 
 
 def nothing(subject: Subject) -> None:
@@ -44,7 +44,7 @@ def nothing(subject: Subject) -> None:
         for causal in (False, True) if Q == K and not subject.cls.recurrent else (False,):
             call = replace(inputs, causal=causal)
             with trying(f"B={B} Q={Q} K={K} mask={'padding' if masked else 'none'} {causal=} need_weights={need}"):
-                context, weights = subject.attend(module, call, need)
+                context, weights, slopes = differentiated(subject, module, call, need)
                 wanted = [B, Q, module.out_dim]
                 require(list(context.shape) == wanted, f"the context is {list(context.shape)}, not {wanted}")
                 require(bool((context == 0).all()), "the context of no keys is not 0")
@@ -52,7 +52,7 @@ def nothing(subject: Subject) -> None:
                     require([*weights.shape[:1], *weights.shape[2:]] == [B, Q, K], f"weights {list(weights.shape)}")
                     penalty = module.penalty(weights)
                     finite([] if penalty is None else [penalty], "the penalty")
-                finite(derivatives(subject, module, call, need), "a gradient")
+                finite(slopes, "a gradient")
 
 
 def masked_keys(subject: Subject) -> None:
@@ -61,15 +61,14 @@ def masked_keys(subject: Subject) -> None:
         module, inputs = subject.make(), subject.inputs(case)
         with trying(f"{case} need_weights={need}"):
             context, _ = subject.attend(module, inputs, need)
+            changed = []
             for i in range(case.Q):
                 earlier = inputs.allowed()[:, : i + 1] if subject.cls.recurrent else inputs.allowed()[:, i : i + 1]
                 visible = earlier.any(dim=1).unsqueeze(-1)
-                changed = replace(
-                    inputs,
-                    key=torch.where(visible, inputs.key, 1e6 * inputs.key),
-                    value=torch.where(visible, inputs.value, 7 - inputs.value),
-                )
-                again, _ = subject.attend(module, changed, need)
+                key = torch.where(visible, inputs.key, 1e6 * inputs.key)
+                changed.append(replace(inputs, key=key, value=torch.where(visible, inputs.value, 7 - inputs.value)))
+            each = subject.attend(module, one_batch(changed), need)[0].chunk(case.Q)
+            for i, again in enumerate(each):
                 agree(again[:, i], context[:, i], f"query {i} sees what its masked keys hold")
 
 
@@ -84,10 +83,11 @@ def masked_nan(subject: Subject) -> None:
             hidden = ~inputs.allowed().any(dim=1).unsqueeze(-1)
             key, value = (x.masked_fill(hidden, bad) for x in (inputs.key, inputs.value))
             changed = replace(inputs, key=key, value=value)
-            agree(subject.attend(module, changed, need)[0], subject.attend(module, inputs, need)[0], "the context")
-            before, after = derivatives(subject, module, inputs, need), derivatives(subject, module, changed, need)
-            finite(after, "a gradient")
-            for a, b in zip(after, before, strict=True):
+            expected, _, expected_slopes = differentiated(subject, module, inputs, need)
+            context, _, slopes = differentiated(subject, module, changed, need)
+            agree(context, expected, "the context")
+            finite(slopes, "a gradient")
+            for a, b in zip(slopes, expected_slopes, strict=True):
                 agree(a, b, "a gradient")
 
 

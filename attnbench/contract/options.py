@@ -83,7 +83,7 @@ def _outcome(subject: Subject) -> list[torch.Tensor]:
     for case in subject.cases(("none", mask), [(2, Q, 40)]):
         for training in (False, True):
             module, inputs = subject.make(widths=subject.widths).train(training), subject.inputs(case)
-            torch.manual_seed(2)
+            subject.seed(2)
             context, weights = subject.attend(module, inputs)
             found += [context.detach()] + ([] if weights is None else [weights.detach()])
             found += [x for x in derivatives(subject, module, inputs) if x.any()] if training else []

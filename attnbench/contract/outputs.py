@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attnbench.contract.cases import MASKS, SAID, SIZES, Case, Inputs, cases
-from attnbench.contract.harness import Subject, derivatives
+from attnbench.contract.harness import Subject, derivatives, differentiated
 from attnbench.contract.requirements import (
     DTYPES,
     TOLERANCE,
@@ -170,7 +170,7 @@ def need_weights(subject: Subject) -> str | None:
     for widths, case, dtype in tried:
         module, inputs = subject.make(dtype, widths=widths), subject.inputs(case, dtype, widths)
         with trying(f"{case} widths={widths} {dtype}"):
-            fused, nothing = subject.attend(module, inputs, False)
+            fused, nothing, slopes = differentiated(subject, module, inputs, False)
             require(nothing is None, "need_weights=False returns weights")
             if not subject.cls.has_weights:
                 try:
@@ -178,11 +178,10 @@ def need_weights(subject: Subject) -> str | None:
                 except ValueError:
                     continue
                 raise Broken("has_weights is False, and need_weights=True does not raise ValueError")
-            plain, weights = subject.attend(module, inputs, True)
+            plain, weights, other_slopes = differentiated(subject, module, inputs, True)
             require(weights is not None, "need_weights=True returns None: raise, or return them")
             agree(fused, plain, "the context without weights", dtype)
-            pairs = zip(derivatives(subject, module, inputs, False), derivatives(subject, module, inputs), strict=True)
-            for a, b in pairs:
+            for a, b in zip(slopes, other_slopes, strict=True):
                 agree(a, b, "a gradient without weights", dtype)
     return None if subject.cls.has_weights else "it has no weights"
 
@@ -230,8 +229,9 @@ def autocast(subject: Subject) -> None:
     for case, need in itertools.product(subject.cases(("none", "padding", "causal=True"), SIZES[:5]), subject.paths):
         module, inputs = subject.make(torch.float32), subject.inputs(case, torch.float32)
         with trying(f"{case} need_weights={need}"), torch.autocast(torch.device(subject.device).type, torch.bfloat16):
-            finite([subject.attend(module, inputs, need)[0]], "the context")
-            finite(derivatives(subject, module, inputs, need), "a gradient")
+            context, _, slopes = differentiated(subject, module, inputs, need)
+            finite([context], "the context")
+            finite(slopes, "a gradient")
 
 
 def extremes(subject: Subject) -> None:
@@ -244,12 +244,15 @@ def extremes(subject: Subject) -> None:
         module, inputs = subject.make(dtype), subject.inputs(case, dtype)
         with trying(f"{case} {dtype} need_weights={need}"):
             large = replace(inputs, query=times * inputs.query, key=times * inputs.key)
-            context, weights = subject.attend(module, large, need)
+            if dtype != torch.float32:
+                context, weights = subject.attend(module, large, need)
+                finite([context] if weights is None else [context, weights], "the output")
+                continue
+            context, weights, slopes = differentiated(subject, module, large, need)
             finite([context] if weights is None else [context, weights], "the output")
-            if dtype == torch.float32:
-                if weights is not None:
-                    row(subject, weights, inputs.allowed(), dtype)
-                finite(derivatives(subject, module, large, need), "a gradient")
+            if weights is not None:
+                row(subject, weights, inputs.allowed(), dtype)
+            finite(slopes, "a gradient")
 
 
 def scorings(subject: Subject) -> str | None:

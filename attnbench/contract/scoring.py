@@ -23,7 +23,7 @@ def broadcasting(subject: Subject) -> None:
     score = _score(subject)
     pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ()), ((2,), (2,)), ((2,), ()), ((2, 1), (1, 3))]
     for (of_query, of_key), (Q, K) in itertools.product(pairs, ((1, 1), (2, 3))):
-        torch.manual_seed(1)
+        subject.seed(1)
         query = torch.randn(*of_query, Q, subject.widths[0], dtype=torch.float64, device=subject.device)
         key = torch.randn(*of_key, K, subject.widths[1], dtype=torch.float64, device=subject.device)
         with trying(f"query {list(query.shape)} key {list(key.shape)}"):

@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from attnbench.sampling import Draws
 from attnbench.schema import takes_score
 from attnbench.sequences import NOWHERE
 from attnbench.tokens import TokenTask
-from attnbench.training.batches import first_examples
 
 F32 = torch.float32
 FRESH_EXAMPLES = 20_000  # of data without end, how many are compared with the other splits
@@ -63,12 +62,10 @@ def _fields(batch: Any) -> list[Tensor]:
     return [field for field in (batch if isinstance(batch, tuple | list) else [batch]) if isinstance(field, Tensor)]
 
 
-def _keys(task: Task, data: Any, size: int) -> list[bytes]:
-    """Return the question of each of the first `size` examples of a split as bytes, without the zeros that pad it."""
-    keys: list[bytes] = []
+def _keys(task: Task, data: Any, size: int) -> Iterator[set[bytes]]:
+    """Yield the questions of the first `size` examples of a split, without the zeros that pad them, by the thousand."""
     for start in range(0, size, 1000):
-        keys += _bytes(task.question(data[list(range(start, min(start + 1000, size)))]))
-    return keys
+        yield set(_bytes(task.question(data[list(range(start, min(start + 1000, size)))])))
 
 
 def _bytes(batch: Any) -> list[bytes]:
@@ -81,15 +78,16 @@ def splits(subject: Subject) -> str | None:
     task = subject.task
     seen: dict[Split, set[bytes]] = {}
     split: Split
-    for split in ("train", "val", "test"):
+    for split in ("test", "val", "train"):  # the largest last, since it is read to the first that it shares
         data: Any = task.data(split)
         endless = split == "train" and task.fresh
-        keys = set(_keys(task, data, min(len(data), FRESH_EXAMPLES) if endless else len(data)))
-        for other, others in seen.items():
-            shared = len(keys & others)
-            require(not shared, f"{shared} of the {len(keys)} questions of {split} stand in {other} too")
-        seen[split] = keys
-    return ", ".join(f"{len(keys)} {split}" for split, keys in seen.items())
+        seen[split] = set()
+        for keys in _keys(task, data, min(len(data), FRESH_EXAMPLES) if endless else len(data)):
+            for other, others in seen.items():
+                shared = len(keys & others) if other != split else 0
+                require(not shared, f"{shared} of {len(keys)} questions of {split} stand in {other} too")
+            seen[split] |= keys
+    return ", ".join(f"{len(seen[split])} {split}" for split in ("train", "val", "test"))
 
 
 def seeds(subject: Subject) -> None:
@@ -280,6 +278,8 @@ def decoding(subject: Subject) -> str | None:
     task = subject.task
     if type(task).decode is Task.decode:
         return "it does not decode"
+    from attnbench.training.batches import first_examples  # which imports Lightning
+
     with torch.no_grad():
         model, batch = _host(task).eval(), _batch(task, "val", 5)
         decoded = task.decode(model, batch)

@@ -155,7 +155,7 @@ def seed(subject: Subject) -> None:
     for after in (5, 5, 6):
         module = subject.make(torch.float32, seed=after - 1).train()
         draws.append(torch.rand(()))
-        torch.manual_seed(after)
+        subject.seed(after)
         outputs.append(subject.attend(module, inputs)[0])
         draws.append(torch.rand(()))
     require(torch.equal(outputs[0], outputs[1]), "B=2 Q=3 K=5: two runs of one seed differ")

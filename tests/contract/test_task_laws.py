@@ -357,7 +357,7 @@ def test_a_grid_of_other_places_than_the_keys_breaks_the_law_of_maps(registry: R
 @pytest.mark.parametrize(
     ("cls", "law", "says"),
     [
-        (Relabelled, "splits", "10 of the 10 questions of test stand in train too"),
+        (Relabelled, "splits", "10 of 40 questions of train stand in test too"),
         (Untrue, "maps", r"the truth is \[1, 6\] torch.bool, not \[1, 5\] of bools"),
         (Untrue, "slots", r"an attention that goes by places: the truth is \[1, 6\]"),
         (OneByOne, "slots", "hand it all queries so far"),
