@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import json
 import os
 import shutil
@@ -44,6 +45,12 @@ ROOT = Path(__file__).parent.parent
 # a busy machine is no failure; and what a build finds, the next build of the same code finds too
 settings.register_profile("attnbench", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("attnbench")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage no longer among what was imported, as a command does: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 class Said(NamedTuple):
