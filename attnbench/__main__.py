@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import attnbench
-from attnbench.config import read_override
+from attnbench.config import processors, read_override
 from attnbench.errors import Interrupted, UsageError, first_line, is_out_of_memory, nearest
 from attnbench.files import whole, writable
 from attnbench.loading import plugin_line
@@ -131,6 +131,7 @@ def check(registry: Registry, words: list[str]) -> None:
     )
     parser.add_argument("--device", default="cpu", help="where: cpu, cuda")
     parser.add_argument("--law", action="append", metavar="LAW", help="one law alone; may be said again for another")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes side by side; else one a processor")
     args = parser.parse_args(words)
     from attnbench import contract
     from attnbench.contract.findings import show_laws
@@ -147,7 +148,8 @@ def check(registry: Registry, words: list[str]) -> None:
     registry = Registry.load(*paths) if paths else registry
     components = contract.named(registry, names) if names or not paths else []
     components += [component for path in paths for component in contract.written_in(registry, path)]
-    findings = contract.check_all(components, registry, args.device, args.law, options)
+    jobs = args.jobs or processors()
+    findings = contract.check_all(components, registry, args.device, args.law, options, jobs, paths)
     laws = [law for component in components for law in contract.laws_for(component.kind).items()]
     show_laws(findings, {name: law.__doc__ or "" for name, law in laws})
     if any(finding.status == "broken" for of_one in findings.values() for finding in of_one):

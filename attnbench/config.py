@@ -118,14 +118,21 @@ LEAST: Mapping[str, int] = {
 }
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def most() -> Mapping[str, tuple[int, str]]:
     """Return the most that a number of a run may be, here, each with the reason."""
-    processors = os.cpu_count() or 1
-    reason = f"this machine has {processors} processors"
+    threads = max(8, processors())
+    reason = f"this machine has {processors()} processors"
     return {
         "seed": (2**32 - 1, "generators take 32 bits"),
-        "trainer.threads": (max(8, processors), reason),
-        "trainer.devices": (max(8, processors), reason),
+        "trainer.threads": (threads, reason),
+        "trainer.devices": (threads, reason),
         "trainer.images": (100, "each is drawn anew at each validation"),
         **dict.fromkeys(("trainer.batch_size", "trainer.eval_batch_size"), (2**20, "more fills the memory")),
         "trainer.max_epochs": (2**31, "more would not end"),

@@ -15,10 +15,14 @@ from typing import Any
 
 
 def is_command() -> bool:
-    """Tell whether this process is `attnbench` or `python -m attnbench`, rather than a program that imports it."""
+    """Tell whether this process is `attnbench` or `python -m attnbench`, or one that it started.
+
+    Otherwise it is a program that imports the package.
+    """
     if sys.argv[:1] == ["-m"]:  # until the module is found
         return any(word.partition(".")[0] == "attnbench" for word in sys.orig_argv)
-    return os.path.basename((sys.argv or [""])[0]) == "attnbench"  # noqa: PTH119 (pathlib is not imported yet)
+    folder, name = os.path.split((sys.argv or [""])[0])
+    return name == "attnbench" or (name == "__main__.py" and folder == os.path.dirname(__file__))  # noqa: PTH120
 
 
 def put_current_folder_last() -> None:

@@ -16,6 +16,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from attnbench.contract.cases import KINDS
 from attnbench.contract.findings import Finding
 from attnbench.contract.harness import Law, Subject
 from attnbench.contract.requirements import Broken, Skipped, first_words, line_called, line_in, require, root
+from attnbench.contract.workers import Order, check_side_by_side
 from attnbench.errors import UsageError, nearest
 from attnbench.loading import Component
 from attnbench.measure import kept_threads
@@ -125,9 +127,12 @@ def check(
     known = laws_for(component.kind)
     subject = Subject(component, registry, device, options=options or {})
     assert subject.arguments is not None  # or it was refused
-    if laws is not None:
-        return [_try(name, known[name], subject)[0] for name in laws]
     findings: dict[str, Finding] = {}
+    if laws is not None:
+        for name in laws:
+            say(name)
+            findings[name] = _try(name, known[name], subject)[0]
+        return list(findings.values())
     causes: dict[str, str] = {}
     for name, law in known.items():
         rests_on = () if name in ("declarations", "widths") else (ROOT, AFTER.get(name, ""))
@@ -147,6 +152,8 @@ def check(
 
 #: Laws that are not tried once another is broken.
 AFTER = {**attention.AFTER, **task.AFTER}
+#: Components for a process that checks, at the least: it takes some seconds to begin.
+LEAST_EACH = 4
 #: The law that all others of scoring functions and attention modules rest on.
 ROOT = "runs"
 #: What differs from case to case in the words of one error: shapes and numbers.
@@ -164,12 +171,23 @@ def check_all(
     device: str = "cpu",
     laws: Iterable[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    processes: int = 1,
+    paths: Sequence[Path] = (),
 ) -> dict[str, list[Finding]]:
     """Check components, showing on a terminal which one is at work; findings by "kind=name".
 
-    `options` are those of each kind, {"task": {"file": ...}}.
+    Args:
+        components: what is checked.
+        registry: what they are combined with.
+        device: where: cpu, cuda.
+        laws: names; each of them is tried of the components that it is a law of.
+        options: of each kind, {"task": {"file": ...}}.
+        processes: how many check side by side, on a CPU and where each has several components to check. They load
+            plugins anew: the registry is what they find.
+        paths: plugins that they load besides.
 
-    Raises UsageError for a device, or the name of a law, that there is not.
+    Raises:
+        UsageError: there is no such device, law or option.
     """
     from rich.console import Console
 
@@ -182,18 +200,26 @@ def check_all(
     for name in laws or ():
         if name not in known:
             raise UsageError(f"--law {name}: no such law; {nearest(name, known)}")
-    torch.set_num_threads(1)  # on shapes this small, more threads wait for one another
-    findings = {}
+    orders: dict[str, Order] = {}
+    for component in components:
+        mine = None if laws is None else [name for name in laws if name in laws_for(component.kind)]
+        of_kind = (options or {}).get(component.kind, {})
+        orders[f"{component.kind}={component.name}"] = Order(component.kind, component.name, mine, of_kind)
     with Console(stderr=True).status("checking") as status:
-        for component in components:
-            label = f"{component.kind}={component.name}"
-            mine = None if laws is None else [name for name in laws if name in laws_for(component.kind)]
-            of_kind = (options or {}).get(component.kind)
 
-            def say(law: str, label: str = label) -> None:
-                status.update(f"checking {label}: {law}")
+        def say(label: str, law: str, done: int) -> None:
+            status.update(f"checking, {done} of {len(orders)} done; {label}: {law}")
 
-            findings[label] = check(component, registry, device=device, laws=mine, options=of_kind, say=say)
+        processes = min(processes, len(orders) // LEAST_EACH) if device == "cpu" else 1
+        if processes > 1:
+            return check_side_by_side(orders, processes, paths, say)
+        torch.set_num_threads(1)  # on shapes this small, more threads wait for one another
+        findings: dict[str, list[Finding]] = {}
+        for component, (label, order) in zip(components, orders.items(), strict=True):
+            told = partial(say, label, done=len(findings))
+            findings[label] = check(
+                component, registry, device=device, laws=order.laws, options=order.options, say=told
+            )
     return findings
 
 
