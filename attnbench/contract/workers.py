@@ -69,8 +69,11 @@ def check_side_by_side(
                     workers.remove(worker)
                     worker.end()
     finally:
-        for worker in workers:
-            worker.end(at_once=True)
+        with _no_interrupts():  # Ctrl-C comes twice where somebody is in a hurry
+            for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                worker.end()
     return {label: found[label] for label in orders}
 
 
@@ -100,13 +103,12 @@ class _Worker:
         self.law = answer if isinstance(answer, str) else self.law
         return answer
 
-    def end(self, at_once: bool = False) -> None:
-        """Let the process end, which has nothing left to hear, or end it."""
+    def end(self) -> None:
+        """Let the process end, which hears nothing any more; end it where it does not."""
         self.pipe.close()
-        if at_once:
-            self.process.terminate()
-        self.process.join(timeout=5)
+        self.process.join(timeout=2)
         self.process.kill()
+        self.process.join()
 
     def _dead(self) -> list[Finding]:
         from attnbench.contract import laws_for
@@ -122,12 +124,12 @@ class _Worker:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Start what Ctrl-C does not reach, since who starts it ends it; what came meanwhile comes afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ignore Ctrl-C, as a process started within does for good: who started it ends it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(pipe: Connection, paths: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """Components checked side by side: what processes find is what one finds, and what dies takes nothing with it."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,35 @@ def register_scoring(register):
     register("deadly", Deadly)
 '''
 
+DEAF = '''
+"""A scoring function that no signal ends."""
+import time
+from pathlib import Path
+
+from attnbench import ScoringFunction, hookimpl
+
+
+class Deaf(ScoringFunction):
+    """It goes on."""
+
+    def __init__(self, query_dim: int, key_dim: int) -> None:
+        super().__init__()
+
+    def forward(self, query, key):
+        Path("deaf_hears_nothing").touch()
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+
+
+@hookimpl
+def register_scoring(register):
+    """Contribute `deaf`."""
+    register("deaf", Deaf)
+'''
+
 
 def test_processes_find_what_one_finds(registry: Registry) -> None:
     components = named(registry, NAMES)
@@ -69,18 +99,48 @@ def test_a_process_that_dies_breaks_the_law_that_it_tried(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
 def test_ctrl_c_ends_all_processes_in_a_line() -> None:
-    command = [sys.executable, "-m", "attnbench", "check", *NAMES, "--jobs", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as started:
+    with begun(*NAMES) as started:
         while members(started.pid) < 4:  # itself, two that check, and one of Python's own
             time.sleep(0.1)
         started.send_signal(signal.SIGINT)
-        assert started.wait(30) == 130
-        assert started.stderr is not None
-        assert started.stderr.read() == "attnbench: interrupted\n"
+        said = started.communicate(timeout=30)[1]
+    assert (started.returncode, said) == (130, "attnbench: interrupted\n")
+    assert ended(started.pid)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
+def test_ctrl_c_twice_ends_what_does_not_listen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugins").mkdir()
+    for name in ("deaf", "numb"):
+        (tmp_path / f"plugins/{name}.py").write_text(DEAF.replace("deaf", name))
+    monkeypatch.setenv("ATTNBENCH_PLUGINS", str(tmp_path / "plugins"))
+    monkeypatch.chdir(tmp_path)
+    with begun("deaf", "numb", *NAMES) as started:
+        while len(list(tmp_path.glob("*_hears_nothing"))) < 2:
+            time.sleep(0.1)
+        started.send_signal(signal.SIGINT)
+        time.sleep(1)
+        started.send_signal(signal.SIGINT)
+        try:
+            started.communicate(timeout=30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it ended
+                os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 130
+
+
+def begun(*words: str) -> subprocess.Popen[str]:
+    """Begin to check in two processes."""
+    command = [sys.executable, "-m", "attnbench", "check", *words, "--jobs", "2"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def ended(group: int) -> bool:
+    """Wait until there is no process of a group any more; tell whether that came."""
     until = time.monotonic() + 30
-    while members(started.pid) and time.monotonic() < until:
+    while members(group) and time.monotonic() < until:
         time.sleep(0.1)
-    assert members(started.pid) == 0
+    return members(group) == 0
 
 
 def members(group: int) -> int:
