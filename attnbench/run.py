@@ -199,7 +199,8 @@ def prepare(config: DictConfig, folder: Path, registry: Registry, *, resume: boo
         raise UsageError(f"{folder}: its data were others ({known}; here {data}); give it those, or start a new run")
     sampler, total = plan(task, settings, config.seed, done)
     if done > total:
-        raise UsageError(f"{last}: the run has done {done} steps already, more than the {total} that it is to have now")
+        cure = f"it is to have {total} now: ask for more, such as trainer.max_steps={2 * done}, or start a new run"
+        raise UsageError(f"{folder}: the run has done {done} steps already, and {cure}")
     if several_gpus:
         refuse_sparse_gradients(model, optimizer)
     fused = settings.precision is not Precision.float16

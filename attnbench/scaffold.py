@@ -42,7 +42,9 @@ def new(
     if tokens and kind != "task":
         raise UsageError(f"new {kind} {name} --tokens: only a task is a generator of tokens; leave --tokens out")
     if (fault := name_fault(name)) is not None:
-        raise UsageError(f"new {kind} {name}: {fault}; choose another")
+        fitting = name.replace("-", "_")
+        advice = "choose another" if name_fault(fitting) else f"such as {fitting}"
+        raise UsageError(f"new {kind} {name}: {fault}; {advice}")
     if keyword.iskeyword(name) or name.startswith("_"):
         why = "files that begin with _ are not loaded" if name.startswith("_") else "Python has that word for itself"
         raise UsageError(f"new {kind} {name}: {why}; choose another name")

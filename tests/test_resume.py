@@ -197,7 +197,7 @@ def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(cli, folder, override,
 def test_a_resume_with_fewer_steps_than_the_run_has_done_is_refused(cli, folder):
     said = cli("resume=ran", "trainer.max_steps=4")
     assert said.code == 2
-    assert "last.ckpt: the run has done 6 steps already, more than the 4 that it is to have now" in said.err
+    assert "ran: the run has done 6 steps already, and it is to have 4 now: ask for more, such as" in said.err
     assert result_of(folder)["status"] == "completed"
 
 

@@ -205,7 +205,7 @@ def test_a_copy_has_the_options_of_its_original_and_as_a_package_a_test_of_its_o
     ("arguments", "line"),
     [
         (["scoring", "additive"], "new scoring additive: scoring=additive exists (`list additive` says where)"),
-        (["scoring", "my-score"], "new scoring my-score: a name is a word of ASCII letters, digits and _"),
+        (["scoring", "my-score"], "of ASCII letters, digits and _, not starting with a digit; such as my_score"),
         (["scoring", "größe"], "new scoring größe: a name is a word of ASCII letters"),
         (["scoring", "class"], "new scoring class: Python has that word for itself; choose another name"),
         (["scoring", "_x"], "new scoring _x: files that begin with _ are not loaded; choose another name"),

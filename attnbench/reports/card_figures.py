@@ -26,6 +26,10 @@ INK, SOFT, LINE, FAINT = "#1c2024", "#5b6470", "#d5dae1", "#9aa3af"
 COLOURS = ("#0b62c4", "#c2410c", "#0f7b5f", "#a21caf", "#8a6500", "#0e7490", "#be123c", "#4d5562")
 #: Where each stands in the page's style sheet.
 VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", FAINT: "faint"} | {c: f"c{n}" for n, c in enumerate(COLOURS)}
+#: How the pictures of rates are read.
+READ_RATES = (
+    "ring: the rate that is chosen, of equals the middle one\nxN: the factor between rates within 95% of the best"
+)
 WIDTH = 3.9  # inches: as wide as a phone's screen, in letters of 9 points
 SETTINGS: Any = {
     "axes.edgecolor": LINE,
@@ -208,7 +212,7 @@ def rates(card: Card, task: str) -> str:
 def draw_rates(cells: Sequence[Cell], path: Path) -> None:
     """Draw validation against rate, arm by arm, a panel for each task, into a PNG.
 
-    The key says by what factor the rates around the best go apart that are within 95% of its score.
+    The key says by what factor the rates around the best go apart that are within 95% of its score (`READ_RATES`).
     """
     tried = [cell for cell in cells if any(value is not None for _, value in cell.tried)]
     tasks = list(dict.fromkeys(cell.task for cell in tried))
@@ -220,7 +224,13 @@ def draw_rates(cells: Sequence[Cell], path: Path) -> None:
             axis.set_title(task, fontsize=10)
             handles, labels = axis.get_legend_handles_labels()
             axis.legend(
-                handles, [names[arm] for arm in labels], fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+                handles,
+                [names[arm] for arm in labels],
+                title=READ_RATES,
+                title_fontsize=7,
+                fontsize=8,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),
             )
         with whole(path) as partial:
             figure.savefig(partial)
