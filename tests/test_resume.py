@@ -36,7 +36,7 @@ def _signals_as_a_terminal_sets_them():
 def test_a_run_stopped_by_ctrl_c_or_killed_resumes_to_the_result_it_would_have_had(cli, tmp_path):
     # hard draws noise as it trains
     arguments = ["attention=hard", "task.lines=600", "trainer.val_every=20", "trainer.images=0"]
-    arguments.append("trainer.max_steps=240")  # so many that a busy machine has not done them all when the signal comes
+    arguments.append("trainer.max_steps=120")  # so many that a busy machine has not done them all when the signal comes
     assert cli(*arguments, "hydra.run.dir=whole").code == 0
     whole = result_of(tmp_path / "whole")
     for number, name in ((signal.SIGINT, "stopped"), (signal.SIGKILL, "killed")):
@@ -68,7 +68,7 @@ def cut_off(arguments, folder, number):
         assert process.stderr is not None
         for line in process.stderr:
             said += line
-            if line.startswith("step  40/240") and said.count(line) == 1:  # the checkpoint of step 20 is there
+            if line.startswith("step  40/120") and said.count(line) == 1:  # the checkpoint of step 20 is there
                 process.send_signal(number)  # once: a line that Ctrl-C cuts off is written again
     return process.returncode, said
 
