@@ -38,13 +38,14 @@ def _calls(
     B, Q, K = keys - 3, 1 if subject.cls.recurrent else keys - 2, keys
     for case in subject.cases(kinds, [(B, Q, K)]):
         inputs = subject.inputs(case, torch.float32)
-        options: dict[str, Any] = {"need_weights": subject.cls.has_weights and case.mask in weighing}
+        need = subject.cls.has_weights and case.mask in weighing
+        options: dict[str, Any] = {"need_weights": need}
         if case.said:
             options["causal"] = True
         if subject.cls.recurrent:
             weights = subject.attend(subject.make(torch.float32), inputs)[1]
             options["previous"] = weights.detach()
-        yield str(case), (inputs.query, inputs.key, inputs.value, inputs.mask), options
+        yield f"{case} need_weights={need}", (inputs.query, inputs.key, inputs.value, inputs.mask), options
 
 
 def compiles(subject: Subject) -> None:
