@@ -187,6 +187,15 @@ def test_a_command_collects_no_garbage_until_all_is_imported(words, tmp_path):
     assert "COLLECTS False" not in said.stdout
 
 
+def test_what_a_command_starts_collects_no_garbage_until_all_is_imported_either():
+    program = (
+        f"import gc, sys; sys.argv = ['{ROOT / 'attnbench' / '__main__.py'}'];"
+        "import attnbench; print(attnbench.__file__, gc.isenabled())"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == f"{ROOT / 'attnbench' / '__init__.py'} False\n"
+
+
 def test_a_program_that_imports_attnbench_goes_on_collecting_garbage():
     program = "import attnbench, gc; print(gc.isenabled())"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -200,11 +200,12 @@ def check_all(
     for name in laws or ():
         if name not in known:
             raise UsageError(f"--law {name}: no such law; {nearest(name, known)}")
+    chosen = {f"{component.kind}={component.name}": component for component in components}
     orders: dict[str, Order] = {}
-    for component in components:
+    for label, component in chosen.items():
         mine = None if laws is None else [name for name in laws if name in laws_for(component.kind)]
         of_kind = (options or {}).get(component.kind, {})
-        orders[f"{component.kind}={component.name}"] = Order(component.kind, component.name, mine, of_kind)
+        orders[label] = Order(component.kind, component.name, mine, of_kind)
     with Console(stderr=True).status("checking") as status:
 
         def say(label: str, law: str, done: int) -> None:
@@ -215,8 +216,8 @@ def check_all(
             return check_side_by_side(orders, processes, paths, say)
         torch.set_num_threads(1)  # on shapes this small, more threads wait for one another
         findings: dict[str, list[Finding]] = {}
-        for component, (label, order) in zip(components, orders.items(), strict=True):
-            told = partial(say, label, done=len(findings))
+        for label, order in orders.items():
+            told, component = partial(say, label, done=len(findings)), chosen[label]
             findings[label] = check(
                 component, registry, device=device, laws=order.laws, options=order.options, say=told
             )

@@ -367,18 +367,9 @@ class Subject:
         return (True, False) if self.cls.has_weights else (False,)
 
 
-def derivatives(
-    subject: Subject,
-    module: Attention,
-    inputs: Inputs,
-    need_weights: bool | None = None,
-    call: Callable[..., tuple[Tensor, Any]] | None = None,
-) -> list[Tensor]:
-    """Return the gradients of the sum of squares of the context: to query, key, value and the parameters.
-
-    The context is that of `subject.attend`, or of another such function, `call`.
-    """
-    return differentiated(subject, module, inputs, need_weights, call)[2]
+def derivatives(subject: Subject, module: Attention, inputs: Inputs, need_weights: bool | None = None) -> list[Tensor]:
+    """Return the gradients of the sum of squares of the context: to query, key, value and the parameters."""
+    return differentiated(subject, module, inputs, need_weights)[2]
 
 
 def differentiated(
@@ -388,7 +379,10 @@ def differentiated(
     need_weights: bool | None = None,
     call: Callable[..., tuple[Tensor, Any]] | None = None,
 ) -> tuple[Tensor, Any, list[Tensor]]:
-    """Return the context, the weights and, as `derivatives`, the gradients, all of one call."""
+    """Return the context, the weights and, as `derivatives`, the gradients, all of one call.
+
+    The call is that of `subject.attend`, or of another such function, `call`.
+    """
     tracked = inputs.tracked()
     context, weights = (call or subject.attend)(module, tracked, need_weights)
     leaves = [tracked.query, tracked.key, tracked.value, *module.parameters()]

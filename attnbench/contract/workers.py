@@ -142,8 +142,8 @@ def _work(pipe: Connection, paths: Sequence[Path]) -> None:
     try:
         while True:
             order: Order = pipe.recv()
-            component = registry.get(order.kind, order.name)
             try:
+                component = registry.get(order.kind, order.name)
                 pipe.send(check(component, registry, laws=order.laws, options=order.options, say=pipe.send))
             except UsageError as error:
                 pipe.send(error)

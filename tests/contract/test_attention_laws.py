@@ -1,5 +1,6 @@
 """The laws are themselves tested: for each a component that breaks it, and that it must catch."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -323,6 +324,23 @@ def test_an_error_that_breaks_many_laws_is_told_at_the_first(registry: Registry)
     told = [finding for finding in findings if "masks are for later" in finding.detail]
     assert [finding.law for finding in told if finding.status == "broken"] == ["shapes"]
     assert "the error that breaks 'shapes', again" in {finding.detail for finding in findings}
+
+
+@pytest.mark.parametrize("weighs", [True, False])
+@pytest.mark.parametrize("said", [True, False])
+def test_whatever_looks_at_numbers_on_one_path_alone_is_not_compiled_or_not_exported(
+    weighs: bool, said: bool, registry: Registry
+) -> None:
+    class Looking(Good):
+        """It looks at numbers in Python, with weights or without, where causality is said or not."""
+
+        def forward(self, query, key, value, mask=None, *, causal=False, need_weights=True):  # type: ignore[no-untyped-def]
+            context, weights = super().forward(query, key, value, mask, causal=causal, need_weights=need_weights)
+            looks = need_weights == weighs and causal == said
+            return context * (2 - (float(context.detach().sum()) < math.inf)) if looks else context, weights
+
+    statuses = [found(Looking, registry, law).status for law in ("compiles", "exports")]
+    assert sorted(statuses) == ["broken", "passed"]
 
 
 def test_the_compiler_keeps_its_log_to_itself(registry: Registry, capfd: pytest.CaptureFixture[str]) -> None:

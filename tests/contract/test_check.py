@@ -135,6 +135,7 @@ def test_check_tries_one_law_where_one_is_named(cli: Callable[..., Any]) -> None
     said = cli("check", "dot", "last", "--law", "widths")
     assert said.code == 0
     assert "2 components: 2 passed, 0 broken" in said.out
+    assert "2 components: 2 passed, 0 broken" in cli("check", "dot", "last", "dot", "--law", "widths").out
     said = cli("check", "dot", "--law", "width")
     assert said.code == 2
     assert said.err.startswith("attnbench: --law width: no such law; did you mean 'widths'?")
